@@ -1,0 +1,161 @@
+"""Who is at the other end of a UNIX socket, and is it confined?
+
+A connection's peer credentials and namespace cookie are its maker's: a caged
+child that inherited the connection looks like its parent. So the sender of the
+message counts as well, and what can't be told counts as confined.
+
+/proc is asked by pid; a pidfd of the connection's maker that is still alive
+afterwards proves that the answers were about that process (Linux 6.5).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+
+from plumberd.effects import kernel
+from plumberd.pure.who import LocalWho
+
+_UCRED = struct.Struct("iII")
+_COOKIE_BYTES = 8
+_PROC_BYTES = 4096
+_ANCESTORS = 64
+"""How far up the walk to a pid namespace's process 1 goes."""
+
+Sender = tuple[int, int, int]
+"""pid, uid, gid, as the kernel attached them to a message."""
+
+
+def sender_of(cmsg_data: bytes) -> Sender:
+    """Decode SCM_CREDENTIALS."""
+    pid, uid, gid = _UCRED.unpack(cmsg_data[: _UCRED.size])
+    return pid, uid, gid
+
+
+def maker_of(sock: socket.socket) -> Sender:
+    """Return pid, uid and gid of who connected (or, at a client, of who listened).
+
+    :raises OSError: where there is no peer any more.
+    """
+    pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return pid, uid, gid
+
+
+class Inspector:
+    """Tells who a client is, measured against the broker's own process."""
+
+    def __init__(self, *, tell_cgroup: bool = True) -> None:
+        """*tell_cgroup*: read each client's cgroup as well; only ``direct`` asks for it."""
+        self._tell_cgroup = tell_cgroup
+        self._net = _net_of("self")
+        self._cgroup = _read("/proc/self/cgroup")
+        self._root_filters = _filters(_read("/proc/1/status"))
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                self._cookie: bytes | None = probe.getsockopt(
+                    socket.SOL_SOCKET, kernel.SO_NETNS_COOKIE, _COOKIE_BYTES
+                )
+            except OSError:
+                self._cookie = None
+            try:
+                os.close(_peer_pidfd(socket.socketpair()[0]))
+                self.has_pidfds = True
+            except OSError:
+                self.has_pidfds = False
+
+    def who(self, sock: socket.socket, maker: Sender, sender: Sender | None) -> LocalWho:
+        """Return who sent the message that was read from *sock*.
+
+        :param maker: the connection's peer credentials.
+        :param sender: the message's, or ``None`` where they could not be had or where
+            its parts came from several processes.
+        :raises OSError: where the peer's groups can't be had.
+        """
+        pid, uid, gid = maker
+        groups = kernel.peer_groups(sock)
+        if sender is None or sender[0] != pid:
+            return LocalWho(
+                uid, gid, groups, pid if sender is None else sender[0], "not sent by the process that connected"
+            )
+        confined, same_cgroup = self._confined(sock, pid)
+        return LocalWho(uid, gid, groups, pid, confined, same_cgroup)
+
+    def _confined(self, sock: socket.socket, pid: int) -> tuple[str, bool]:
+        try:
+            cookie = sock.getsockopt(socket.SOL_SOCKET, kernel.SO_NETNS_COOKIE, _COOKIE_BYTES)
+            if cookie != self._cookie:
+                return "another network namespace", False
+            pidfd = _peer_pidfd(sock)
+        except OSError:
+            return "this kernel has no pidfds of peers", False
+        try:
+            if _net_of(str(pid)) != self._net:
+                return "another network namespace", False
+            status = _read(f"/proc/{pid}/status")
+            filters = _filters(status)
+            if filters and filters > self._filters_of_process_1(status):
+                return "more seccomp filters than its system's first process", False
+            same_cgroup = self._tell_cgroup and _read(f"/proc/{pid}/cgroup") == self._cgroup
+            _check_alive(pidfd)
+        except (OSError, ValueError):
+            return "it can't be told where it runs", False
+        finally:
+            os.close(pidfd)
+        return "", same_cgroup
+
+    def _filters_of_process_1(self, status: bytes) -> int:
+        """Return the seccomp filters of process 1 of the pid namespace that *status* lives in.
+
+        :raises ValueError: where that process can't be found.
+        """
+        depth = len(_field(status, b"NSpid:").split())
+        if depth == 1:
+            return self._root_filters
+        for _ in range(_ANCESTORS):
+            ids = _field(status, b"NSpid:").split()
+            if len(ids) < depth:
+                break
+            if len(ids) == depth and ids[-1] == b"1":
+                return _filters(status)
+            status = _read(f"/proc/{int(_field(status, b'PPid:'))}/status")
+        raise ValueError("process 1 of the pid namespace is out of sight")
+
+
+def _peer_pidfd(sock: socket.socket) -> int:
+    """Return a pidfd of the connection's maker; the caller closes it."""
+    return sock.getsockopt(socket.SOL_SOCKET, kernel.SO_PEERPIDFD)
+
+
+def _check_alive(pidfd: int) -> None:
+    """Raise ProcessLookupError where the process is gone, so that its pid may be another's."""
+    try:
+        signal.pidfd_send_signal(pidfd, 0)
+    except PermissionError:
+        return  # alive, and another user's
+
+
+def _net_of(pid: str) -> tuple[int, int]:
+    status = os.stat(f"/proc/{pid}/ns/net")
+    return status.st_dev, status.st_ino
+
+
+def _read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, _PROC_BYTES)
+    finally:
+        os.close(fd)
+
+
+def _field(status: bytes, name: bytes) -> bytes:
+    at = status.find(b"\n" + name)
+    if at < 0:
+        raise ValueError(f"no {name.decode()} in a process's status")
+    end = status.index(b"\n", at + 1)
+    return status[at + 1 + len(name) : end]
+
+
+def _filters(status: bytes) -> int:
+    return int(_field(status, b"Seccomp_filters:"))

@@ -1,0 +1,138 @@
+"""Connect to a local service's socket in the run directory."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from plumberd.effects import rundir
+from plumberd.effects.actas import ActAs
+from plumberd.effects.credentials import maker_of
+from plumberd.pure.names import check_service
+from plumberd.pure.refusals import Refusal, Refused
+from plumberd.pure.who import LocalWho
+
+RETRY_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05)
+"""A full backlog has no event to wait for; the last pause repeats."""
+
+Connected = Callable[["socket.socket | Refused"], None]
+"""Takes the connected socket, and owns it from then on; or the refusal."""
+
+
+@dataclass
+class LocalServices:
+    """The services of one run directory.
+
+    :ivar trusted_uids: whose listeners count: root's, the broker's, configured ones.
+    :ivar own: device and inode of every socket that the broker itself listens on.
+    """
+
+    path: str
+    actas: ActAs
+    trusted_uids: Collection[int]
+    own: Collection[tuple[int, int]]
+
+    def dial(self, service: str, who: LocalWho | None) -> socket.socket:
+        """Connect to *service* as *who*, or as the broker where that is ``None`` (inbound).
+
+        :returns: a connected, non-blocking socket that the caller owns.
+        :raises Refused: what the client is told.
+        :raises BlockingIOError: the service's backlog is full.
+        """
+        path = os.path.join(self.path, check_service(service))
+        self._check_path(path, service)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            if who is None:
+                code = sock.connect_ex(path)
+            else:
+                code = self.actas.call(who, lambda: sock.connect_ex(path))
+            if code:
+                raise _failure(code, service)
+            self._check_listener(sock, service)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _check_path(self, path: str, service: str) -> None:
+        if len(os.fsencode(path)) > rundir.PATH_BYTES:
+            raise Refused(Refusal.UNKNOWN_SERVICE, f"the path of {service} is longer than {rundir.PATH_BYTES} bytes")
+        try:
+            status = os.lstat(path)
+        except OSError as e:
+            raise _failure(e.errno or errno.ENOENT, service) from None
+        if not stat.S_ISSOCK(status.st_mode):
+            raise Refused(Refusal.UNKNOWN_SERVICE, f"what lies at the name {service} is no socket")
+        if (status.st_dev, status.st_ino) in self.own:
+            raise Refused(Refusal.DENIED, f"{service} is a socket of the broker itself")
+
+    def _check_listener(self, sock: socket.socket, service: str) -> None:
+        _, uid, _ = maker_of(sock)
+        if uid not in self.trusted_uids:
+            raise Refused(
+                Refusal.DENIED,
+                f"{service} is served by uid {uid}, which this broker does not trust with a service (--service-user)",
+            )
+
+
+class UnixDial:
+    """One attempt to connect to a local service, repeated while its backlog is full."""
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        services: LocalServices,
+        service: str,
+        who: LocalWho | None,
+        done: Connected,
+    ) -> None:
+        self._clock = clock
+        self._services = services
+        self._service = service
+        self._who = who
+        self._done = done
+        self._timer: IDelayedCall | None = None
+        self._tries = 0
+
+    def start(self) -> None:
+        """Try; *done* may be called before this returns."""
+        self._timer = None
+        try:
+            result: socket.socket | Refused = self._services.dial(self._service, self._who)
+        except BlockingIOError:
+            pause = RETRY_SECONDS[min(self._tries, len(RETRY_SECONDS) - 1)]
+            self._tries += 1
+            self._timer = self._clock.callLater(pause, self.start)
+            return
+        except Refused as e:
+            result = e
+        except OSError as e:
+            result = Refused(Refusal.BUSY, f"no descriptor for it: {e.strerror}")
+        self._done(result)
+
+    def cancel(self) -> None:
+        """Give up; *done* will not be called."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _failure(code: int, service: str) -> Exception:
+    if code == errno.EAGAIN:
+        return BlockingIOError(code, "backlog full")
+    if code == errno.ENOENT:
+        return Refused(Refusal.UNKNOWN_SERVICE, f"no local service is called {service}")
+    if code == errno.ECONNREFUSED:
+        return Refused(Refusal.UNKNOWN_SERVICE, f"nobody listens on the socket of {service}")
+    if code == errno.EACCES:
+        return Refused(Refusal.DENIED, f"the mode of the socket of {service} does not let this user in")
+    if code == errno.EPROTOTYPE:
+        return Refused(Refusal.NOT_POSSIBLE, f"{service} listens on a socket that is no stream")
+    return Refused(Refusal.UNREACHABLE, f"connecting to {service}: {os.strerror(code)}")

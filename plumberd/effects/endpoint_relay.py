@@ -1,0 +1,247 @@
+"""Carry bytes between Twisted transports, for endpoints that have no socket of their own to splice.
+
+An administrator's route may be any client endpoint, and tcpd may listen on any
+server endpoint. Ordinary protocol relays lose the tail of the answer on a
+half-close; this one passes each end on by itself, with back-pressure both ways.
+A transport that knows no half-close (TLS) is not told of its other side's end;
+it is closed when the other side has gone altogether.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IReactorSocket,
+    IReactorTime,
+    ISSLTransport,
+)
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.protocols.policies import ProtocolWrapper
+from twisted.python.failure import Failure
+from zope.interface import alsoProvides, implementer
+
+from plumberd.effects.poll import ERR, HUP, Poll
+
+EARLY_BYTES = 65536
+"""Bytes that may arrive before the other side is there; reading stops at the first."""
+
+
+@implementer(IHalfCloseableProtocol)
+class Half(Protocol):
+    """One side of a relay; the other side is another one.
+
+    :ivar moved: bytes passed on from this side.
+    """
+
+    def __init__(
+        self,
+        poll: Poll,
+        *,
+        first: Callable[[Half, bytes], None] | None = None,
+        made: Callable[[Half], None] | None = None,
+        ended: Callable[[Half], None],
+    ) -> None:
+        """*first* is given the first bytes instead of the other side: the handshake.
+
+        *made* is called when the connection is there, *ended* once, when it is over.
+        """
+        self._made = made
+        self._poll = poll
+        self._first = first
+        self._ended = ended
+        self._early = b""
+        self._fd = -1
+        self._hold: IDelayedCall | None = None
+        self.other: Half | None = None
+        self.moved = 0
+        self.lost = False
+        self.read_ended = False
+        self.reset = False
+
+    @property
+    def wire(self) -> Any:
+        """The transport. Twisted's have more methods than one interface names."""
+        return self.transport
+
+    def connectionMade(self) -> None:
+        """See :class:`twisted.internet.protocol.BaseProtocol`."""
+        inner = _pass_half_closes(self, self.wire)
+        with contextlib.suppress(AttributeError, OSError):
+            self.wire.setTcpNoDelay(True)
+        fd = inner.fileno() if hasattr(inner, "fileno") else -1
+        if isinstance(fd, int) and fd >= 0:
+            # The reactor polls nothing for a side that has ended and has nothing to write.
+            self._fd = fd
+            self._poll.watch(fd, self._ready)
+        if self._made is not None:
+            self._made(self)
+
+    def hold(self, clock: IReactorTime, seconds: float) -> None:
+        """Pass nothing on from this side until the other has spoken, or for *seconds*."""
+        self.wire.pauseProducing()
+        self._hold = clock.callLater(seconds, self._release)
+
+    def join(self, other: Half) -> None:
+        """Relay between the two from now on; what has arrived already goes first."""
+        self.other, other.other = other, self
+        self._first = other._first = None
+        for side, opposite in ((self, other), (other, self)):
+            if not opposite.lost and not side.lost:
+                opposite.wire.registerProducer(side.wire, True)
+                if side._hold is None:
+                    side.wire.resumeProducing()
+        for side in (self, other):
+            early, side._early = side._early, b""
+            if early:
+                side._pass(early)
+            if side.lost:
+                side._pass_loss()
+            elif side.read_ended:
+                side._pass_end()
+
+    def dataReceived(self, data: bytes) -> None:
+        """See :class:`twisted.internet.protocol.Protocol`."""
+        if self._first is not None:
+            first, self._first = self._first, None
+            self.wire.pauseProducing()
+            first(self, data)
+        elif self.other is None:
+            self._early += data
+            self.wire.pauseProducing()
+            if len(self._early) > EARLY_BYTES:
+                self.abort()
+        else:
+            self._pass(data)
+
+    def readConnectionLost(self) -> None:
+        """See :class:`twisted.internet.interfaces.IHalfCloseableProtocol`."""
+        self.read_ended = True
+        if self.other is not None:
+            self._pass_end()
+        elif self._first is not None:
+            self.wire.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """See :class:`twisted.internet.interfaces.IHalfCloseableProtocol`."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """See :class:`twisted.internet.protocol.Protocol`."""
+        if self.lost:
+            return
+        self.lost = True
+        if self._hold is not None:
+            self._release()
+        self._poll.forget(self._fd)
+        self.reset = not reason.check(ConnectionDone, ConnectionAborted)
+        if self.other is not None:
+            self._pass_loss()
+        self._ended(self)
+
+    def abort(self) -> None:
+        """End this side at once."""
+        if not self.lost and self.wire is not None:
+            self.wire.abortConnection()
+
+    def _pass(self, data: bytes) -> None:
+        assert self.other is not None
+        self.moved += len(data)
+        if not self.other.lost:
+            self.other.wire.write(data)
+        if self.other._hold is not None:
+            self.other._release()
+
+    def _release(self) -> None:
+        hold, self._hold = self._hold, None
+        if hold is not None and hold.active():
+            hold.cancel()
+        if not self.lost:
+            self.wire.resumeProducing()
+
+    def _pass_end(self) -> None:
+        other = self.other
+        assert other is not None
+        if other.lost:
+            self.wire.loseConnection()
+            return
+        other.wire.unregisterProducer()
+        if other.read_ended:
+            if not self.lost:
+                self.wire.unregisterProducer()
+                self.wire.loseConnection()
+            other.wire.loseConnection()
+        elif not _is_tls(other.wire):
+            other.wire.loseWriteConnection()
+
+    def _pass_loss(self) -> None:
+        other = self.other
+        assert other is not None
+        if other.lost:
+            return
+        other.wire.unregisterProducer()
+        if self.reset:
+            other.wire.abortConnection()
+        else:
+            other.wire.loseConnection()
+
+    def _ready(self, events: int) -> None:
+        """Notice what the reactor does not look for: both sides of a UNIX socket closed, or a reset."""
+        if self.read_ended and events & (HUP | ERR) and not self.lost:
+            other = self.other
+            if events & ERR:
+                self.wire.abortConnection()
+            elif other is not None and not other.lost and not other.read_ended:
+                other.wire.unregisterProducer()
+                other.wire.loseConnection()
+
+
+def adopt(reactor: IReactorSocket, sock: socket.socket, half: Half) -> None:
+    """Give a connected UNIX socket to the reactor with *half* as its protocol; *sock* is closed."""
+    sock.setblocking(False)
+    try:
+        reactor.adoptStreamConnection(sock.fileno(), socket.AF_UNIX, HalfFactory(lambda: half))
+    finally:
+        sock.close()
+
+
+class HalfFactory(Factory):
+    """Makes the protocol of one connection."""
+
+    noisy = False
+
+    def __init__(self, make: Callable[[], Half | None]) -> None:
+        self._make = make
+
+    def buildProtocol(self, addr: IAddress | None) -> Half | None:
+        """See :class:`twisted.internet.protocol.Factory`."""
+        half = self._make()
+        if half is not None:
+            half.factory = self
+        return half
+
+
+def _pass_half_closes(half: Half, transport: Any) -> Any:
+    """Make every wrapper between *half* and the wire pass half-closes on; return the wire.
+
+    Twisted's wrappers (haproxy's too) are protocols that do not provide
+    IHalfCloseableProtocol, so the wire would close altogether at the peer's half-close.
+    """
+    while isinstance(transport, ProtocolWrapper):
+        wrapper: Any = transport
+        if not _is_tls(wrapper):
+            wrapper.readConnectionLost = half.readConnectionLost
+            wrapper.writeConnectionLost = half.writeConnectionLost
+            alsoProvides(wrapper, IHalfCloseableProtocol)
+        transport = wrapper.transport
+    return transport
+
+
+def _is_tls(transport: Any) -> bool:
+    return bool(ISSLTransport.providedBy(transport))

@@ -1,0 +1,160 @@
+"""Numbers and system calls of Linux that Python's socket and os modules do not name."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import platform
+import resource
+import socket
+import struct
+import termios
+
+SO_PEERPIDFD = 77  # Linux 6.5
+SO_PEERGROUPS = 59  # Linux 4.13
+SO_NETNS_COOKIE = 71  # Linux 5.14
+SO_PASSRIGHTS = 83  # Linux 6.16
+SO_ATTACH_FILTER = 26
+SO_LOCK_FILTER = 44
+F_SETPIPE_SZ = 1031
+SPLICE_F_MOVE = 1
+SPLICE_F_NONBLOCK = 2
+
+PYTHON_GETSOCKOPT_BYTES = 1024
+"""socket.getsockopt takes no longer buffer: 256 groups."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+_SYSCALLS = {"x86_64": (116, 119, 117)}
+"""setgroups, setresgid, setresuid; the other 64-bit architectures share one table."""
+_GENERIC_SYSCALLS = (159, 149, 147)
+_GENERIC = ("aarch64", "riscv64", "loongarch64")
+
+_INT = struct.Struct("i")
+
+
+def unsent_bytes(fd: int) -> int:
+    """Return what the peer has not taken yet (SIOCOUTQ); 0 also where it hung up.
+
+    For a UNIX socket the number counts kernel memory, so only 0 has a meaning.
+    """
+    buffer = bytearray(4)
+    fcntl.ioctl(fd, termios.TIOCOUTQ, buffer)
+    return int(_INT.unpack(buffer)[0])
+
+
+def unread_bytes(fd: int) -> int:
+    """Return what lies in the receive queue (SIOCINQ)."""
+    buffer = bytearray(4)
+    fcntl.ioctl(fd, termios.FIONREAD, buffer)
+    return int(_INT.unpack(buffer)[0])
+
+
+def peer_groups(sock: socket.socket) -> tuple[int, ...]:
+    """Return all supplementary groups of the peer of a UNIX socket.
+
+    :raises OSError: where the kernel does not tell.
+    """
+    try:
+        raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, PYTHON_GETSOCKOPT_BYTES)
+    except OSError:
+        length = ctypes.c_uint32(65536 * 4)  # NGROUPS_MAX
+        buffer = ctypes.create_string_buffer(length.value)
+        if _libc.getsockopt(
+            sock.fileno(), socket.SOL_SOCKET, SO_PEERGROUPS, buffer, ctypes.byref(length)
+        ):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number)) from None
+        raw = buffer.raw[: length.value]
+    return struct.unpack(f"{len(raw) // 4}I", raw)
+
+
+def attach_filter(sock: socket.socket, program: bytes, instruction_bytes: int) -> None:
+    """Attach a classic BPF program and lock it there for ever.
+
+    :raises OSError: where the kernel does not let this process.
+    """
+    buffer = ctypes.create_string_buffer(program, len(program))
+    fprog = struct.pack("HP", len(program) // instruction_bytes, ctypes.addressof(buffer))
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, fprog)
+    sock.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
+
+
+def can_switch_ids() -> bool:
+    """Tell whether this architecture's numbers of the raw system calls are known."""
+    return platform.machine() in _SYSCALLS or platform.machine() in _GENERIC
+
+
+class ThreadIds:
+    """Sets this thread's effective ids by the raw system calls; os.seteuid switches every thread."""
+
+    def __init__(self) -> None:
+        self._setgroups, self._setresgid, self._setresuid = _SYSCALLS.get(
+            platform.machine(), _GENERIC_SYSCALLS
+        )
+        self._keep = ctypes.c_long(-1)
+
+    def set(self, uid: int, gid: int, groups: tuple[int, ...], *, uid_first: bool) -> None:
+        """Set effective uid, gid and the groups; *uid_first* on the way back.
+
+        :raises OSError: at the first that fails.
+        """
+        if uid_first:
+            self._call(self._setresuid, self._keep, ctypes.c_long(uid), self._keep)
+        array = (ctypes.c_uint32 * len(groups))(*groups)
+        self._call(self._setgroups, ctypes.c_long(len(groups)), array)
+        self._call(self._setresgid, self._keep, ctypes.c_long(gid), self._keep)
+        if not uid_first:
+            self._call(self._setresuid, self._keep, ctypes.c_long(uid), self._keep)
+
+    def _call(self, number: int, *args: object) -> None:
+        if _libc.syscall(ctypes.c_long(number), *args):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+
+
+def effective_capabilities() -> int:
+    """Return this process's effective capabilities as a bit set (capabilities(7))."""
+    with open("/proc/self/status", encoding="ascii") as status:
+        for line in status:
+            if line.startswith("CapEff:"):
+                return int(line.split()[1], 16)
+    return 0
+
+
+CAP_CHOWN = 0
+CAP_DAC_OVERRIDE = 1
+CAP_DAC_READ_SEARCH = 2
+CAP_SETGID = 6
+CAP_SETUID = 7
+
+
+def drop_capabilities(mask: int) -> None:
+    """Take the capabilities in *mask* (below number 32) from this process's effective and permitted sets.
+
+    :raises OSError: where the kernel refuses.
+    """
+    header = struct.pack("Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
+    head = ctypes.create_string_buffer(header, len(header))
+    data = ctypes.create_string_buffer(24)
+    if _libc.capget(head, data):
+        raise OSError(ctypes.get_errno(), "capget")
+    effective, permitted, inheritable, *high = struct.unpack("6I", data.raw)
+    packed = struct.pack("6I", effective & ~mask, permitted & ~mask, inheritable & ~mask, *high)
+    if _libc.capset(head, ctypes.create_string_buffer(packed, 24)):
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of descriptors to the hard one; return it.
+
+    Descriptors that clients have not read yet count against it as well.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):
+            return soft
+    return hard

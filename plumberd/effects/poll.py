@@ -1,0 +1,121 @@
+"""Readiness of raw sockets: one edge-triggered epoll descriptor inside the reactor.
+
+Twisted's reactor polls nothing for a descriptor that is registered for neither
+reading nor writing, so a hang-up goes unseen; and its transports cannot give
+their socket away. Here a socket is registered once, for every edge, and its
+callback sees hang-ups, resets, and the moment when a client has taken what was
+sent to it. The reactor sees one more reader, this object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IReactorFDSet, IReactorTime, IReadDescriptor
+from twisted.logger import Logger
+from zope.interface import implementer
+
+IN = select.EPOLLIN
+OUT = select.EPOLLOUT
+HUP = select.EPOLLHUP
+ERR = select.EPOLLERR
+_EDGES = IN | OUT | select.EPOLLRDHUP | select.EPOLLET
+
+EVENTS_A_ROUND = 256
+"""Events taken before the reactor's other descriptors and timers have their turn."""
+
+Ready = Callable[[int], None]
+"""``ready(events)``, events being a bit set of IN, OUT, HUP, ERR."""
+
+
+@implementer(IReadDescriptor)
+class Poll:
+    """Watches raw sockets; it owns none of them.
+
+    Whoever watches a descriptor calls :meth:`forget` before it closes it or gives it away:
+    epoll goes on reporting a description that lives on in another process.
+    """
+
+    _log = Logger()
+
+    def __init__(self, fds: IReactorFDSet, clock: IReactorTime) -> None:
+        self._fds = fds
+        self._clock = clock
+        self._epoll = select.epoll()
+        self._ready: dict[int, Ready] = {}
+        self._fresh: set[int] = set()
+        self._again: list[Callable[[], None]] = []
+        fds.addReader(self)
+
+    def watch(self, fd: int, ready: Ready, *, level: bool = False) -> None:
+        """Call *ready* at every edge of *fd*, beginning with the present state.
+
+        *level* watches for reading alone, and again as long as there is something.
+        """
+        self._epoll.register(fd, IN if level else _EDGES)
+        self._ready[fd] = ready
+        self._fresh.add(fd)
+
+    def redirect(self, fd: int, ready: Ready) -> None:
+        """Send the edges of a watched *fd* elsewhere."""
+        self._ready[fd] = ready
+
+    def forget(self, fd: int) -> None:
+        """Stop watching *fd*, if it is watched."""
+        if self._ready.pop(fd, None) is not None:
+            with contextlib.suppress(OSError):  # closed already, by who owns it
+                self._epoll.unregister(fd)
+
+    def watches(self, fd: int) -> bool:
+        """Tell whether *fd* is watched."""
+        return fd in self._ready
+
+    def again(self, work: Callable[[], None]) -> None:
+        """Call *work* in the next round: for who has more to do than is fair in one."""
+        self._again.append(work)
+        if len(self._again) == 1:
+            self._clock.callLater(0, self._resume)
+
+    def close(self) -> None:
+        """Let the reactor forget this object; no watched socket is closed."""
+        self._fds.removeReader(self)
+        self._ready.clear()
+        self._epoll.close()
+
+    def doRead(self) -> None:
+        """Dispatch what is ready."""
+        fresh = self._fresh
+        fresh.clear()
+        ready = self._ready
+        for fd, events in self._epoll.poll(0, EVENTS_A_ROUND):
+            callback = ready.get(fd)
+            # A descriptor registered during this round may have the number of one that
+            # was closed in it: its own first edge comes with the next round.
+            if callback is None or fd in fresh:
+                continue
+            try:
+                callback(events)
+            except Exception:
+                self._log.failure("a callback for a socket failed; the socket is no longer watched")
+                self.forget(fd)
+
+    def fileno(self) -> int:
+        """Return the epoll descriptor, for the reactor."""
+        return -1 if self._epoll.closed else self._epoll.fileno()
+
+    def logPrefix(self) -> str:
+        """Return the prefix for the reactor's own messages."""
+        return "poll"
+
+    def connectionLost(self, reason: object) -> None:
+        """Do nothing: the reactor calls this when it stops."""
+
+    def _resume(self) -> None:
+        works, self._again = self._again, []
+        for work in works:
+            try:
+                work()
+            except Exception:
+                self._log.failure("a continued piece of work failed")

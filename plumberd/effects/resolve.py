@@ -1,0 +1,124 @@
+"""Names to addresses, without blocking the reactor.
+
+A name is resolved absolutely, once: the hosts file, then DNS with a trailing
+dot, so that no search domain turns ``db.example`` into ``db.example.corp``.
+getaddrinfo blocks and cannot be cancelled, so it runs in threads of its own,
+few for each user: a hanging name server delays the one who asked for it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import queue
+import socket
+import threading
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.names.hosts import searchFileForAll
+from twisted.python.filepath import FilePath
+
+from plumberd.pure.address import unmapped
+from plumberd.pure.admission import Admission, FairQueue
+from plumberd.pure.refusals import Refusal, Refused
+from plumberd.pure.uri import IPAddress
+
+Answer = tuple[IPAddress, ...]
+Resolved = Callable[[Answer | Refused], None]
+
+THREADS = 16
+THREADS_PER_KEY = 4
+WAITING_PER_KEY = 4096
+
+
+@dataclass(eq=False)
+class Resolution:
+    """One question under way."""
+
+    name: str
+    key: Hashable
+    done: Resolved | None
+
+    def cancel(self) -> None:
+        """Forget it; *done* will not be called. The thread goes on until the name server answers."""
+        self.done = None
+
+
+class Resolver:
+    """Resolves names in daemon threads, at most :data:`THREADS`, started when they are needed."""
+
+    def __init__(
+        self,
+        reactor: IReactorFromThreads,
+        lookup: Callable[[str], Answer | Refused] | None = None,
+    ) -> None:
+        """*lookup* is the blocking function; it never raises."""
+        self._reactor = reactor
+        self._lookup = lookup or look_up
+        self._places: FairQueue[Hashable, Resolution] = FairQueue(THREADS_PER_KEY, THREADS, WAITING_PER_KEY)
+        self._work: queue.SimpleQueue[Resolution | None] = queue.SimpleQueue()
+        self._threads = 0
+        self._closed = False
+
+    def resolve(self, name: str, key: Hashable, done: Resolved) -> Resolution:
+        """Resolve *name* on behalf of *key*; *done* is called later, unless cancelled."""
+        one = Resolution(name, key, done)
+        admission = self._places.enter(key, one)
+        if admission is Admission.NOW:
+            self._begin(one)
+        elif admission is Admission.FULL:
+            done(Refused(Refusal.BUSY, f"{WAITING_PER_KEY} names are waiting to be resolved"))
+        return one
+
+    def close(self) -> None:
+        """End the threads; nothing is called any more."""
+        self._closed = True
+        for _ in range(self._threads):
+            self._work.put(None)
+
+    def _begin(self, one: Resolution) -> None:
+        if self._threads < self._places.active:
+            self._threads += 1
+            threading.Thread(target=self._run, name="resolver", daemon=True).start()
+        self._work.put(one)
+
+    def _run(self) -> None:
+        while (one := self._work.get()) is not None:
+            answer = self._lookup(one.name)
+            if self._closed:
+                return
+            self._reactor.callFromThread(self._finish, one, answer)
+
+    def _finish(self, one: Resolution, answer: Answer | Refused) -> None:
+        following = self._places.leave(one.key)
+        while following is not None and following.done is None:
+            following = self._places.leave(following.key)
+        if following is not None:
+            self._begin(following)
+        if one.done is not None and not self._closed:
+            one.done(answer)
+
+
+def look_up(name: str, hosts: str = "/etc/hosts") -> Answer | Refused:
+    """Return the addresses of *name*, in the order of preference (RFC 6724). Blocks."""
+    texts: list[str] = []
+    for one in searchFileForAll(FilePath(hosts), name.encode("ascii")):
+        texts.append(one)
+    if not texts:
+        try:
+            found = socket.getaddrinfo(name + ".", None, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as e:
+            return Refused(Refusal.UNREACHABLE, f"{name} has no address: {getattr(e, 'strerror', None) or e}")
+        texts = [str(info[4][0]) for info in found]
+    addresses: list[IPAddress] = []
+    for text in texts:
+        try:
+            address = unmapped(ipaddress.ip_address(text))
+        except ValueError:
+            continue  # with a zone id, which no rule could name
+        if address not in addresses:
+            addresses.append(address)
+    if not addresses:
+        return Refused(Refusal.UNREACHABLE, f"{name} has no usable address")
+    return tuple(addresses)

@@ -1,0 +1,94 @@
+"""What kind of address is this, whatever spelling it hides in?
+
+Addresses are judged after unwrapping: an IPv6 address that carries an IPv4 one
+is judged by the one inside as well, so that no translation smuggles a
+link-local or metadata address past a rule.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import ipaddress
+from collections.abc import Iterator
+
+from plumberd.pure.uri import IPAddress
+
+
+class Zone(enum.Enum):
+    """Which rules an address needs."""
+
+    ORDINARY = "ordinary"
+    LOOPBACK = "loopback"
+    LINK_LOCAL = "link-local"
+    METADATA = "metadata"
+    MULTICAST = "multicast"
+    UNSPECIFIED = "unspecified"
+
+
+_METADATA = frozenset(
+    ipaddress.ip_address(a)
+    for a in (
+        "169.254.169.254",  # the common one
+        "169.254.170.2",  # container credentials
+        "fd00:ec2::254",
+        "100.100.100.200",
+        "168.63.129.16",
+        "192.0.0.192",
+    )
+)
+_NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))  # RFC 6052, RFC 8215
+_COMPATIBLE = ipaddress.IPv6Network("::/96")  # RFC 4291, 2.5.5.1
+_ISATAP = (0x00005EFE, 0x02005EFE)  # RFC 5214, 6.1
+_THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")  # RFC 6890; Linux sends 0.0.0.0 to itself
+_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
+
+
+def unmapped(address: IPAddress) -> IPAddress:
+    """Return the IPv4 address of an IPv4-mapped one, for dialling; others as they are."""
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        return address.ipv4_mapped
+    return address
+
+
+@functools.lru_cache(maxsize=4096)
+def zone(address: IPAddress) -> Zone:
+    """Return the most dangerous zone among *address* and all that it wraps."""
+    worst = Zone.ORDINARY
+    for one in unwrap(address):
+        found = _plain_zone(one)
+        if found is not Zone.ORDINARY and (worst is Zone.ORDINARY or worst is Zone.LOOPBACK):
+            worst = found
+    return worst
+
+
+def unwrap(address: IPAddress) -> Iterator[IPAddress]:
+    """Yield *address* and every address that it may stand for."""
+    yield address
+    if isinstance(address, ipaddress.IPv4Address):
+        return
+    number = int(address)
+    if address.ipv4_mapped:
+        yield address.ipv4_mapped
+    elif address.sixtofour:
+        yield address.sixtofour
+    elif address.teredo:
+        yield from address.teredo
+    elif any(address in net for net in _NAT64) or (address in _COMPATIBLE and number > 1):
+        yield ipaddress.IPv4Address(number & 0xFFFFFFFF)
+    elif number >> 32 & 0xFFFFFFFF in _ISATAP:
+        yield ipaddress.IPv4Address(number & 0xFFFFFFFF)
+
+
+def _plain_zone(address: IPAddress) -> Zone:
+    if address in _METADATA:
+        return Zone.METADATA
+    if address.is_unspecified or (isinstance(address, ipaddress.IPv4Address) and address in _THIS_NETWORK):
+        return Zone.UNSPECIFIED
+    if address.is_multicast or address == _BROADCAST:
+        return Zone.MULTICAST
+    if address.is_link_local or (isinstance(address, ipaddress.IPv6Address) and address.is_site_local):
+        return Zone.LINK_LOCAL
+    if address.is_loopback:
+        return Zone.LOOPBACK
+    return Zone.ORDINARY

@@ -1,0 +1,94 @@
+"""The dialects of the broker's sockets, as one table. A further one is one more row.
+
+A dialect says which socket of the run directory it owns, how requests are cut
+out of the bytes, and what is sent for a grant and for a refusal. It does no
+input or output: a grant is a tuple of :class:`Send`, and whoever sends them
+waits before each one until the client has taken everything before it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from plumberd.pure.dialects import libipc, native
+from plumberd.pure.dialects.base import (
+    Decoder,
+    Grant,
+    Malformed,
+    Refuse,
+    Request,
+    Send,
+)
+
+__all__ = [
+    "DEFAULT",
+    "DIALECTS",
+    "Decoder",
+    "Dialect",
+    "Grant",
+    "Kind",
+    "Malformed",
+    "Request",
+    "Send",
+]
+
+
+class Kind(enum.Enum):
+    """The type of a dialect's socket, and of the descriptors its clients expect."""
+
+    STREAM = "stream"
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One row of the table.
+
+    :ivar name: its word in ``--dialects``.
+    :ivar socket_name: the file in the run directory.
+    :ivar kind: the socket's type.
+    :ivar conversation: whether further requests may follow the first on one connection.
+    :ivar decoder: makes a decoder; its argument is the longest request in bytes.
+    :ivar grant: what to send for a granted lookup.
+    :ivar refuse: what to send for a refused one.
+    """
+
+    name: str
+    socket_name: str
+    kind: Kind
+    conversation: bool
+    decoder: Callable[[int], Decoder]
+    grant: Grant
+    refuse: Refuse
+
+
+DIALECTS: Mapping[str, Dialect] = {
+    d.name: d
+    for d in (
+        Dialect(
+            "native", "plumberd", Kind.STREAM, True, native.NativeDecoder, native.grant, native.refuse
+        ),
+        Dialect(
+            "libipc-2023",
+            "network",
+            Kind.STREAM,
+            False,
+            libipc.Libipc2023Decoder,
+            libipc.grant_2023,
+            libipc.refuse_2023,
+        ),
+        Dialect(
+            "libipc-zig",
+            "ipc",
+            Kind.STREAM,
+            False,
+            libipc.LibipcZigDecoder,
+            libipc.grant_zig,
+            libipc.refuse_zig,
+        ),
+    )
+}
+
+DEFAULT = tuple(DIALECTS)
+"""The dialects that are served where ``--dialects`` says nothing."""

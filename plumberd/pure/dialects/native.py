@@ -1,0 +1,110 @@
+"""This project's own dialect: a 4-byte big-endian length, then a JSON object, in both directions."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+from plumberd.pure.dialects.base import FrameDecoder, Malformed, Refused, Request, Send
+from plumberd.pure.lookup import Pairs
+from plumberd.pure.names import check_service
+from plumberd.pure.refusals import Refusal
+from plumberd.pure.refusals import Refused as RefusedError
+
+MESSAGE_BYTES = 65536
+"""Longest message in either direction."""
+
+IDENT_CHARS = 128
+"""Longest ``id``; it is echoed, and an answer must stay small."""
+
+OPS: dict[str, frozenset[str]] = {
+    "lookup": frozenset(("service", "routes", "uri")),
+    "status": frozenset(),
+}
+"""Every operation with its own members; ``op`` and ``id`` belong to all."""
+
+_LENGTH = struct.Struct(">I")
+_encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+
+
+class NativeDecoder(FrameDecoder):
+    """Decodes requests; see docs/protocol.md for their members."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(min(limit, MESSAGE_BYTES))
+
+    def request(self, payload: bytes) -> Request | Refused:
+        """See :meth:`FrameDecoder.request`."""
+        try:
+            message = json.loads(payload)
+        except (ValueError, RecursionError):
+            raise Malformed("a message that is not JSON") from None
+        if not isinstance(message, dict):
+            raise Malformed("a message that is no JSON object")
+        ident = message.get("id")
+        if not _is_ident(ident):
+            return Refused(
+                Refusal.BAD_REQUEST, f"id: wanted a number or a string of at most {IDENT_CHARS} characters"
+            )
+        try:
+            return _request(message, ident)
+        except RefusedError as e:
+            return Refused(e.word, e.reason, ident)
+
+
+def grant(request: Request, mode: str, rule: str) -> tuple[Send, ...]:
+    """The answer, with the descriptor attached to its first byte."""
+    members: dict[str, Any] = {"ok": True, "fd": True, "mode": mode, "rule": rule}
+    return (Send(answer(request.ident, members), descriptor=True),)
+
+
+def refuse(ident: str | int | None, word: Refusal, reason: str) -> bytes:
+    """The answer ``ok: false`` with the word and the reason."""
+    return answer(ident, {"ok": False, "error": word.value, "reason": reason})
+
+
+def answer(ident: str | int | None, members: dict[str, Any]) -> bytes:
+    """Frame *members*, with the client's ``id`` in front where it gave one."""
+    if ident is not None:
+        members = {"id": ident, **members}
+    payload = _encode(members).encode("ascii")
+    return _LENGTH.pack(len(payload)) + payload
+
+
+def _is_ident(ident: object) -> bool:
+    if isinstance(ident, str):
+        return len(ident) <= IDENT_CHARS
+    return ident is None or (type(ident) is int and abs(ident) < 2**63)
+
+
+def _request(message: dict[str, Any], ident: str | int | None) -> Request:
+    op = message.get("op")
+    if not isinstance(op, str) or op not in OPS:
+        raise _bad(f"op: wanted one of {', '.join(OPS)}")
+    unknown = message.keys() - OPS[op] - {"op", "id"}
+    if unknown:
+        allowed = ", ".join(sorted(OPS[op])) or "no member of its own"
+        raise _bad(f"a member that {op} does not know; it knows {allowed}")
+    if op != "lookup":
+        return Request(op, ident=ident)
+    service, routes, uri = (_text(message, key) for key in ("service", "routes", "uri"))
+    if service is not None:
+        if uri is not None:
+            raise _bad("wanted service (with routes) or uri, found both")
+        pairs = Pairs(routes.encode("utf-8", "surrogatepass")) if routes else Pairs()
+        return Request(op, check_service(service), pairs, ident=ident)
+    if uri is None or routes is not None:
+        raise _bad("wanted service (with routes) or uri alone")
+    return Request(op, uri=uri, ident=ident)
+
+
+def _text(message: dict[str, Any], key: str) -> str | None:
+    value = message.get(key)
+    if value is not None and not isinstance(value, str):
+        raise _bad(f"{key}: wanted a string")
+    return value
+
+
+def _bad(reason: str) -> RefusedError:
+    return RefusedError(Refusal.BAD_REQUEST, reason)

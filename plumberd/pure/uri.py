@@ -1,0 +1,327 @@
+"""URIs of lookups and routes: a strict grammar of our own.
+
+    scheme://[user[:password]@]host[:port][/service][?options]
+    scheme://user@password:host:port/service                     (the first documents' form)
+    unix:///name   unix://name   name                            (a local service)
+
+RFC 3986 sections 3.1 to 3.4 give the frame. Stricter than it, on purpose: hosts
+are DNS names or addresses and nothing else, a port is 1 to 65535 without
+leading zeros, there is no fragment, no zone id (RFC 6874), one path segment,
+and no control character in any part, percent-encoded or not. Libraries accept
+port 99999 and line breaks in hosts; a firewall cannot.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass, field
+
+from plumberd.pure.names import SCHEMES, is_service
+
+URI_BYTES = 4096
+"""Longest URI; a lookup's whole list of pairs has its own limit."""
+
+DEFAULT_PORTS = {"tcp": 9000, "tls": 9001, "udp": 9000, "ws": 80, "wss": 443}
+
+OPTIONS: dict[str, frozenset[str]] = {scheme: frozenset() for scheme in SCHEMES}
+"""The options that each scheme knows (``?name=value``). An unknown one is a mistake, never ignored."""
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*\Z")  # RFC 3986, 3.1
+_UNRESERVED = "A-Za-z0-9._~\\-"  # RFC 3986, 2.3
+_SUB_DELIMS = "!$&'()*+,;="  # RFC 3986, 2.2
+_USERINFO = re.compile(rf"(?:[{_UNRESERVED}{re.escape(_SUB_DELIMS)}]|%[0-9A-Fa-f]{{2}})*\Z")
+_OPTION_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}\Z")
+_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\Z")  # RFC 1123, 2.1; _ as in SRV names
+_PORT = re.compile(r"[1-9][0-9]{0,4}\Z")
+_ENDS_IN_NUMBER = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)\Z")
+"""A host whose last label looks like this is meant as an address (URL standard, 3.5)."""
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class UriError(ValueError):
+    """The text is no URI of ours. The message says what was wanted; secrets in it are masked."""
+
+
+@dataclass(frozen=True)
+class Uri:
+    """A parsed URI.
+
+    :ivar scheme: one of :data:`~plumberd.pure.names.SCHEMES`, lower case.
+    :ivar host: a DNS name (lower case, IDNA's ASCII form, no trailing dot) or an
+        address in its canonical form without brackets; empty for ``unix``.
+    :ivar port: 1 to 65535, the scheme's default filled in; 0 for ``unix``.
+    :ivar service: what the plumberd handshake names; ``None`` means no handshake.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    service: str | None = None
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    options: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def address(self) -> IPAddress | None:
+        """The host as an address, or ``None`` where it is a name."""
+        return _address(self.host)
+
+    def __str__(self) -> str:
+        """The URI for people: a password shows as ``***``."""
+        return _print(self, secret=False)
+
+
+def parse_uri(text: str) -> Uri:
+    """Parse *text*.
+
+    :raises UriError: for anything that is not exactly one of the forms above.
+    """
+    if len(text) > URI_BYTES:
+        raise UriError(f"a URI of {len(text)} characters: at most {URI_BYTES} are accepted")
+    if any(c <= " " or c == "\x7f" for c in text):
+        raise UriError(f"blank or control character in {mask(text)!r}")
+    if "://" not in text:
+        if is_service(text):
+            return Uri("unix", "", 0, text)
+        raise _error(text, "wanted scheme://host[:port][/service] or the name of a local service")
+    scheme, rest = text.split("://", 1)
+    if not _SCHEME.match(scheme):
+        raise _error(text, "the scheme is malformed")
+    scheme = scheme.lower()
+    if scheme not in SCHEMES:
+        raise _error(text, f"scheme {scheme[:32]!r} is not known; known are {', '.join(SCHEMES)}")
+    if "#" in rest:
+        raise _error(text, "a fragment has no meaning here")
+    rest, question, query = rest.partition("?")
+    authority, slash, path = rest.partition("/")
+    options = _options(text, scheme, query) if question else ()
+    service = _service(text, path) if path else None
+    if scheme == "unix":
+        return _unix(text, authority, service, options)
+    user, password, hostport = _userinfo(text, authority)
+    host, port = _hostport(text, hostport, DEFAULT_PORTS[scheme])
+    return Uri(scheme, host, port, service, user, password, options)
+
+
+def format_uri(uri: Uri) -> str:
+    """Print *uri* with its password, for the wire; :func:`parse_uri` reads it back as the same value."""
+    return _print(uri, secret=True)
+
+
+def mask(text: str) -> str:
+    """Hide what may be a secret in text that could not be parsed.
+
+    Everything between ``://`` and the last ``@`` or ``:`` behind it goes.
+    """
+    head, sep, rest = text[:URI_BYTES].partition("://")
+    if not sep:
+        head, sep, rest = "", "", head
+        cut = rest.rfind("@")
+    else:
+        cut = max(rest.rfind("@"), rest.rfind(":"))
+    if cut >= 0:
+        rest = "***" + rest[cut:]
+    return (head + sep + rest)[:200]
+
+
+def parse_host(text: str) -> str:
+    """Return the one spelling of a host: rules and URIs compare this.
+
+    Brackets around IPv6, upper case, one trailing dot, percent-encoding and
+    IDNA forms all come out the same.
+
+    :raises UriError: for anything that is neither a DNS name nor an address in its
+        ordinary spelling; ``127.1``, ``0x7f000001``, ``017700000001`` are none.
+    """
+    if text.startswith("["):
+        if not text.endswith("]"):
+            raise UriError("an IPv6 address wants both brackets")
+        if "%" in text:
+            raise UriError("zone ids are not accepted")
+        try:
+            return str(ipaddress.IPv6Address(text[1:-1]))
+        except ValueError:
+            raise UriError(f"{mask(text)!r} is no IPv6 address") from None
+    host = _decode(text).rstrip() if "%" in text else text
+    if not host:
+        raise UriError("the host is missing")
+    if not host.isascii():
+        host = _idna(host)
+    host = host.lower().removesuffix(".")
+    if len(host) > 253:  # RFC 1035, 3.1
+        raise UriError("a host name longer than 253 characters")
+    labels = host.split(".")
+    if _ENDS_IN_NUMBER.match(labels[-1]):
+        try:
+            return str(ipaddress.IPv4Address(host))
+        except ValueError:
+            raise UriError(
+                f"{mask(host)!r} is no address: IPv4 is written as four decimal numbers"
+            ) from None
+    if not all(_LABEL.match(label) for label in labels):
+        raise UriError(f"{mask(host)!r} is no host name (IPv6 addresses stand in brackets)")
+    return host
+
+
+def parse_port(text: str) -> int:
+    """Return a port, 1 to 65535, written in decimal digits without leading zeros.
+
+    :raises UriError: otherwise.
+    """
+    if not _PORT.match(text) or int(text) > 65535:
+        raise UriError(f"port {text[:16]!r}: wanted a number from 1 to 65535")
+    return int(text)
+
+
+def show_host(host: str) -> str:
+    """Print a host as it stands in a URI: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def _error(text: str, why: str) -> UriError:
+    return UriError(f"{mask(text)!r}: {why}")
+
+
+def _address(host: str) -> IPAddress | None:
+    if not host or not (host[-1].isdigit() or ":" in host):
+        return None
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _decode(text: str) -> str:
+    """Percent-decode, refusing malformed escapes, control characters and broken UTF-8."""
+    out = bytearray()
+    at = 0
+    while at < len(text):
+        if text[at] == "%":
+            digits = text[at + 1 : at + 3]
+            if not re.fullmatch(r"[0-9A-Fa-f]{2}", digits):
+                raise UriError("a % wants two hexadecimal digits behind it")
+            out.append(int(digits, 16))
+            at += 3
+        else:
+            out += text[at].encode("utf-8", "surrogatepass")
+            at += 1
+    try:
+        decoded = out.decode("utf-8")
+    except UnicodeDecodeError:
+        raise UriError("percent-encoded text is not UTF-8") from None
+    if any(c < " " or "\x7f" <= c <= "\x9f" for c in decoded):
+        raise UriError("a percent-encoded control character")
+    return decoded
+
+
+def _encode(text: str) -> str:
+    return "".join(
+        chr(b) if re.match(rf"[{_UNRESERVED}]", chr(b)) and b < 128 else f"%{b:02X}"
+        for b in text.encode()
+    )
+
+
+def _idna(host: str) -> str:
+    import idna  # late: it loads 100 KiB of tables that ASCII hosts never need
+
+    try:
+        return idna.encode(host, uts46=True).decode("ascii")
+    except (idna.IDNAError, UnicodeError):
+        raise UriError("the host is no valid internationalised name (RFC 5891)") from None
+
+
+def _userinfo(text: str, authority: str) -> tuple[str | None, str | None, str]:
+    """Split the authority into user, password and host[:port]."""
+    user, at, hostport = authority.rpartition("@")
+    if not at:
+        return None, None, hostport
+    parts = hostport.split(":")
+    if not hostport.startswith("[") and len(parts) == 3 and re.fullmatch(r"[0-9]+", parts[2]):
+        # the first documents' form: tls://user@password:host:port/service
+        if ":" in user:
+            raise _error(text, "two passwords")
+        name, secret, hostport = user, parts[0], f"{parts[1]}:{parts[2]}"
+    else:
+        name, colon, secret = user.partition(":")
+        if not colon:
+            return _credential(text, name), None, hostport
+    return _credential(text, name), _credential(text, secret), hostport
+
+
+def _credential(text: str, part: str) -> str:
+    if not _USERINFO.match(part):
+        raise _error(text, "user or password hold a character that has to be percent-encoded")
+    try:
+        return _decode(part)
+    except UriError as e:
+        raise _error(text, str(e)) from None
+
+
+def _hostport(text: str, hostport: str, default: int) -> tuple[str, int]:
+    if hostport.startswith("["):
+        host, bracket, rest = hostport.partition("]")
+        host += bracket
+        if rest and not rest.startswith(":"):
+            raise _error(text, "only :port may stand behind an IPv6 address")
+        port = rest[1:] if rest else None
+    else:
+        host, colon, rest = hostport.partition(":")
+        port = rest if colon else None
+    try:
+        return parse_host(host), default if port is None else parse_port(port)
+    except UriError as e:
+        raise _error(text, str(e)) from None
+
+
+def _service(text: str, path: str) -> str:
+    try:
+        service = _decode(path)
+    except UriError as e:
+        raise _error(text, str(e)) from None
+    if not is_service(service):
+        raise _error(text, "the path is not one valid name of a service")
+    return service
+
+
+def _options(text: str, scheme: str, query: str) -> tuple[tuple[str, str], ...]:
+    found: dict[str, str] = {}
+    for part in query.split("&"):
+        name, equals, value = part.partition("=")
+        if not equals or not _OPTION_NAME.match(name):
+            raise _error(text, "options are written ?name=value&name=value")
+        if name in found:
+            raise _error(text, f"option {name!r} stands twice")
+        if name not in OPTIONS[scheme]:
+            known = ", ".join(sorted(OPTIONS[scheme])) or "none"
+            raise _error(text, f"option {name!r} is not known to {scheme}; known: {known}")
+        try:
+            found[name] = _decode(value)
+        except UriError as e:
+            raise _error(text, str(e)) from None
+    return tuple(found.items())
+
+
+def _unix(text: str, authority: str, service: str | None, options: tuple[tuple[str, str], ...]) -> Uri:
+    if authority and service:
+        raise _error(text, "a local service is unix:///name or unix://name")
+    if authority:
+        service = _service(text, authority)
+    if service is None:
+        raise _error(text, "the name of the local service is missing")
+    return Uri("unix", "", 0, service, None, None, options)
+
+
+def _print(uri: Uri, *, secret: bool) -> str:
+    query = "&".join(f"{k}={_encode(v)}" for k, v in uri.options)
+    tail = (f"/{uri.service}" if uri.service else "") + (f"?{query}" if query else "")
+    if uri.scheme == "unix":
+        return f"unix://{tail}"
+    user = ""
+    if uri.user is not None:
+        user = _encode(uri.user)
+        if uri.password is not None:
+            user += ":" + (_encode(uri.password) if secret else "***")
+        user += "@"
+    return f"{uri.scheme}://{user}{show_host(uri.host)}:{uri.port}{tail}"

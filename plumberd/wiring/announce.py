@@ -1,0 +1,89 @@
+"""What a start prints, and ``--check``: where, for whom, the defaults, and what is pointless."""
+
+from __future__ import annotations
+
+import os
+
+from plumberd.pure.dialects import DIALECTS
+from plumberd.pure.modes import Powers
+from plumberd.pure.policy.route import Endpoint, Target
+from plumberd.pure.policy.rule import Direction
+from plumberd.wiring.settings import Settings
+
+
+def announcement(settings: Settings, powers: Powers | None = None, *, has_pidfds: bool = True) -> list[str]:
+    """Return the lines that describe *settings*; doubts begin with ``warning:``."""
+    policy = settings.policy
+    group = f"group {settings.group}" if settings.group else f"uid {os.geteuid()} and its group {os.getegid()}"
+    lines = [f"run directory {settings.rundir}, for {group}"]
+    for name in settings.dialects:
+        lines.append(f"  {name:<12} {settings.rundir}/{DIALECTS[name].socket_name}")
+    for description in settings.tcpd:
+        lines.append(f"tcpd on {description}")
+    if not settings.tcpd:
+        lines.append("no remote callers (--tcpd)")
+    for number, rule in enumerate(policy.rules, 1):
+        lines.append(f"rule {number}: {rule}")
+    lines.append(
+        f"default in={_word(policy.defaults[Direction.IN])} out={_word(policy.defaults[Direction.OUT])}"
+        "; confined clients need a rule, local services need none"
+    )
+    for name, target in settings.routes.redirects.items():
+        lines.append(f"redirect {name} to {_show(target)}")
+    for name, target in settings.routes.routes.items():
+        lines.append(f"route {name} = {_show(target)}")
+    lines.append(_handover(settings, powers))
+    lines += [f"warning: {doubt}" for doubt in _doubts(settings, powers, has_pidfds)]
+    lines.append("clients set, and name their services in the second:")
+    lines.append(f"  export IPC_RUNDIR={settings.rundir} RUNDIR={settings.rundir}")
+    lines.append('  export IPC_NETWORKD="pong tcp://HOST:9000/pong"')
+    return lines
+
+
+def _handover(settings: Settings, powers: Powers | None) -> str:
+    if powers is None:
+        return f"hand-over {settings.handover.value}"
+    if powers.lock:
+        whose = "for every user" if powers.give else "for this user"
+        return f"hand-over {settings.handover.value}: sockets can be locked {whose}"
+    return f"hand-over {settings.handover.value}: this broker cannot lock sockets (CAP_NET_ADMIN)"
+
+
+def _doubts(settings: Settings, powers: Powers | None, has_pidfds: bool) -> list[str]:
+    policy = settings.policy
+    doubts = []
+    lets_in = policy.defaults[Direction.IN] or any(r.allow and r.direction is Direction.IN for r in policy.rules)
+    if settings.tcpd and not lets_in:
+        doubts.append("tcpd listens, and no rule lets anyone in: --allow in SERVICE PEER")
+    if not settings.tcpd and any(r.direction is Direction.IN for r in policy.rules):
+        doubts.append("there are rules for callers, and nothing listens for them: --tcpd PORT")
+    for number, rule in enumerate(policy.rules, 1):
+        if rule.direction is Direction.IN and rule.peer.scheme not in (None, "tcp"):
+            doubts.append(f"rule {number} can match nobody: nothing here listens for {rule.peer.scheme}")
+        if rule.direction is Direction.IN and rule.allow and rule.service is None and rule.peer.scheme is None:
+            doubts.append(f"rule {number} lets everybody reach every local service")
+        shadow = next(
+            (
+                n
+                for n, r in enumerate(policy.rules[: number - 1], 1)
+                if r.direction is rule.direction and r.service in (None, rule.service) and r.peer.scheme is None
+            ),
+            None,
+        )
+        if shadow is not None:
+            doubts.append(f"rule {number} never has its turn: rule {shadow} matches first")
+    if policy.defaults[Direction.IN]:
+        doubts.append("default in=allow lets everybody reach every local service that no rule denies")
+    if powers is not None and settings.handover.value == "locked" and not powers.lock:
+        doubts.append("--handover locked, and this broker cannot lock sockets: every tcp lookup will be not-possible")
+    if not has_pidfds:
+        doubts.append("this kernel has no pidfds of peers (Linux 6.5): every client counts as confined and needs a rule")
+    return doubts
+
+
+def _show(target: Target) -> str:
+    return f"the endpoint {target.scheme}:…" if isinstance(target, Endpoint) else str(target)
+
+
+def _word(allowed: bool) -> str:
+    return "allow" if allowed else "deny"

@@ -1,0 +1,210 @@
+"""The broker: local clients on the run directory's sockets, in every dialect."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+from plumberd.effects.accept import Acceptor
+from plumberd.effects.audit import Outcome
+from plumberd.effects.conversation import Conversation, Received
+from plumberd.effects.credentials import Sender, maker_of
+from plumberd.effects.deadline import Deadlines
+from plumberd.effects.rundir import BoundSocket, bind_socket, open_rundir
+from plumberd.pure.admission import FairQueue
+from plumberd.pure.dialects import DIALECTS, Dialect, Request
+from plumberd.pure.dialects.native import answer
+from plumberd.pure.refusals import Refusal
+from plumberd.pure.who import LocalWho
+from plumberd.wiring.core import Core
+from plumberd.wiring.lookup import Lookup
+from plumberd.wiring.status import about_client, about_everything
+
+FORGOTTEN_SECONDS = 600.0
+"""A descriptor that lies unread in a live client's queue stays on its user's account so long."""
+
+
+class Broker:
+    """Owns the listening sockets of the run directory."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        limits = core.settings.limits
+        self.lookups: FairQueue[int, Lookup] = FairQueue(limits.lookups_per_uid, limits.lookups, limits.waiting_per_uid)
+        self.unread: FairQueue[int, Lookup] = FairQueue(limits.unread_descriptors_per_uid, 2**31, 2**31)
+        self._forgotten = Deadlines(core.reactor, FORGOTTEN_SECONDS)
+        self._under_way: dict[Conversation, Lookup] = {}
+        self._conversations: dict[Conversation, Sender] = {}
+        self._of_uid: dict[int, int] = {}
+        self._bound: list[BoundSocket] = []
+        self._acceptors: list[Acceptor] = []
+
+    @property
+    def conversations(self) -> int:
+        """How many clients are connected."""
+        return len(self._conversations)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The sockets that are listened on."""
+        return tuple(b.path for b in self._bound)
+
+    def listen(self) -> None:
+        """Make the run directory and every dialect's socket, or nothing.
+
+        :raises RunDirError: telling what is in the way.
+        """
+        settings = self._core.settings
+        open_rundir(settings.rundir, settings.gid)
+        try:
+            for name in settings.dialects:
+                bound = bind_socket(settings.rundir, DIALECTS[name].socket_name, settings.gid)
+                self._bound.append(bound)
+                self._core.own.add(bound.identity)
+        except BaseException:
+            self.stop()
+            raise
+
+    def start(self) -> None:
+        """Begin to accept."""
+        for name, bound in zip(self._core.settings.dialects, self._bound, strict=True):
+            dialect = DIALECTS[name]
+            acceptor = Acceptor(
+                self._core.poll, self._core.reactor, bound.sock, lambda sock, d=dialect: self._accepted(sock, d)
+            )
+            self._acceptors.append(acceptor)
+            acceptor.start()
+
+    def stop(self) -> None:
+        """Stop listening, hang up on every client, remove what was made."""
+        for acceptor in self._acceptors:
+            acceptor.stop()
+        self._acceptors.clear()
+        for bound in self._bound:
+            bound.close()
+        self._bound.clear()
+        for conversation in list(self._conversations):
+            conversation.close()
+        self._forgotten.close()
+
+    # -- what conversations tell
+
+    def _accepted(self, sock: socket.socket, dialect: Dialect) -> None:
+        try:
+            maker = maker_of(sock)
+        except OSError:
+            sock.close()
+            return
+        uid = maker[1]
+        count = self._of_uid.get(uid, 0)
+        limit = self._core.settings.limits.connections_per_uid
+        if count >= limit:
+            sock.close()
+            self._note("busy", f"uid={uid}", f"connections_per_uid: uid {uid} has {limit} connections already")
+            return
+        self._of_uid[uid] = count + 1
+        conversation = Conversation(
+            self._core.poll,
+            sock,
+            dialect,
+            self._core.patience,
+            self._core.settings.limits.lookup_bytes,
+            asked=self._asked,
+            broken=self._broken,
+            gone=self._gone,
+        )
+        self._conversations[conversation] = maker
+        conversation.start()
+
+    def _asked(self, conversation: Conversation, received: Received) -> None:
+        request, maker = received.request, self._conversations[conversation]
+        sender = received.sender
+        if not isinstance(request, Request):
+            self._refuse(conversation, maker, request.ident, request.word, request.reason)
+        elif sender is not None and sender[1:] != maker[1:]:
+            self._refuse(
+                conversation,
+                maker,
+                request.ident,
+                Refusal.DENIED,
+                f"uid {maker[1]} connected and uid {sender[1]} asks: make a connection of your own",
+            )
+        elif request.op == "lookup":
+            lookup = Lookup(self._core, self, conversation, request, sender, maker)
+            self._under_way[conversation] = lookup
+            lookup.enter()
+        else:
+            self._tell_status(conversation, request, maker, sender)
+
+    def _broken(self, conversation: Conversation, word: Refusal, reason: str) -> None:
+        maker = self._conversations[conversation]
+        self._note(word.value, f"uid={maker[1]} pid={maker[0]}", f"{conversation.dialect.name}: {reason}")
+
+    def _gone(self, conversation: Conversation) -> None:
+        maker = self._conversations.pop(conversation)
+        left = self._of_uid[maker[1]] - 1
+        if left:
+            self._of_uid[maker[1]] = left
+        else:
+            del self._of_uid[maker[1]]
+        lookup = self._under_way.pop(conversation, None)
+        if lookup is not None:
+            lookup.cancel()
+
+    # -- what lookups tell (see lookup.Places)
+
+    def finished(self, lookup: Lookup) -> None:
+        """See :class:`plumberd.wiring.lookup.Places`."""
+        if self._under_way.get(lookup.conversation) is lookup:
+            del self._under_way[lookup.conversation]
+        if not lookup.admitted:
+            self.lookups.withdraw(lookup.uid, lookup)
+            return
+        following = self.lookups.leave(lookup.uid)
+        if following is not None:
+            self._core.poll.again(following.start)
+
+    def taken(self, lookup: Lookup, *, forgotten: bool) -> None:
+        """See :class:`plumberd.wiring.lookup.Places`."""
+        if forgotten:
+            self._forgotten.set(lookup, lambda: self._make_room(lookup.uid))
+        else:
+            self._make_room(lookup.uid)
+
+    def _make_room(self, uid: int) -> None:
+        following = self.unread.leave(uid)
+        if following is not None:
+            following.send()
+
+    # -- answers that are no lookups
+
+    def _tell_status(
+        self, conversation: Conversation, request: Request, maker: Sender, sender: Sender | None
+    ) -> None:
+        try:
+            who = self._core.inspector.who(conversation.sock, maker, sender)
+        except OSError as e:
+            self._refuse(conversation, maker, request.ident, Refusal.BUSY, f"who asks? {e.strerror}")
+            return
+        if who.confined:
+            self._refuse(
+                conversation, maker, request.ident, Refusal.DENIED, f"a confined client may look up, no more ({who.confined})"
+            )
+            return
+        members: dict[str, Any] = {"ok": True, **about_client(self._core, who, self._of_uid.get(who.uid, 0))}
+        if self._is_admin(who):
+            members.update(about_everything(self._core, self))
+        conversation.answer(answer(request.ident, members))
+
+    def _is_admin(self, who: LocalWho) -> bool:
+        return who.uid in (0, os.geteuid())
+
+    def _refuse(
+        self, conversation: Conversation, maker: Sender, ident: str | int | None, word: Refusal, reason: str
+    ) -> None:
+        self._note(word.value, f"uid={maker[1]} pid={maker[0]}", f"{conversation.dialect.name}: {reason}")
+        conversation.refuse(ident, word, reason)
+
+    def _note(self, verdict: str, who: str, reason: str) -> None:
+        self._core.audit.note(Outcome(verdict, who=who, reason=reason))

@@ -1,0 +1,79 @@
+"""Server endpoint strings: the short forms, checks, and raw sockets behind plain ports."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from typing import Any, cast
+
+from twisted.internet.endpoints import quoteStringArgument, serverFromString
+from twisted.internet.task import Clock
+
+BACKLOG = 4096
+"""Twisted's own is 50."""
+
+_PLAIN = ("tcp", "tcp6", "unix", "systemd")
+"""Endpoints whose ports have a socket of their own; ``ssl:`` and ``haproxy:`` ports only look the same."""
+
+_SHORT = re.compile(r"(?:(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):)?(?P<port>[0-9]+)\Z")
+_PORT = re.compile(r"(?<=:)(?:port=)?([0-9]+)(?=:|\Z)")
+
+
+class EndpointError(ValueError):
+    """The string is no server endpoint; the message says what would be accepted."""
+
+
+def full_description(text: str) -> str:
+    """Return the endpoint string for *text*: a short form ``PORT`` or ``HOST:PORT``, or a whole string.
+
+    No host is loopback.
+
+    :raises EndpointError: where it makes no endpoint.
+    """
+    short = _SHORT.match(text)
+    if short:
+        port, host = int(short["port"]), short["host"]
+        _check_port(text, port)
+        if host is None:
+            return f"tcp:{port}:interface=127.0.0.1"
+        return _with_host(text, host.strip("[]"), port)
+    for number in _PORT.findall(text) if text.partition(":")[0] in ("tcp", "tcp6", "ssl", "haproxy") else ():
+        _check_port(text, int(number), zero=True)
+    try:
+        serverFromString(cast(Any, Clock()), text)
+    except Exception as e:  # each endpoint parser has errors of its own
+        raise EndpointError(f"{text!r}: {str(e) or type(e).__name__}; {_WANTED}") from None
+    return text
+
+
+_WANTED = "wanted PORT, HOST:PORT or a Twisted server endpoint string such as tcp:9000:interface=127.0.0.1"
+
+
+def is_plain(description: str) -> bool:
+    """Tell whether the endpoint's port has a raw socket that can be accepted from."""
+    return description.partition(":")[0] in _PLAIN
+
+
+def raw_socket(port: Any) -> socket.socket:
+    """Take accepting over from a Twisted port that is listening; the port still owns the socket."""
+    port.stopReading()
+    sock: socket.socket = port.socket
+    sock.listen(BACKLOG)
+    return sock
+
+
+def _with_host(text: str, host: str, port: int) -> str:
+    if host in ("localhost", ""):
+        host = "127.0.0.1"
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        raise EndpointError(f"{text!r}: {host!r} is no address to listen on; {_WANTED}") from None
+    scheme = "tcp" if address.version == 4 else "tcp6"
+    return f"{scheme}:{port}:interface={quoteStringArgument(str(address))}"
+
+
+def _check_port(text: str, port: int, *, zero: bool = False) -> None:
+    if not (port <= 65535 and (port or zero)):
+        raise EndpointError(f"{text!r}: port {port} is not within 1 to 65535; {_WANTED}")

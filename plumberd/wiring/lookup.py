@@ -1,0 +1,393 @@
+"""The life of one lookup, from the request to the hand-over.
+
+Syntax and reserved names were the codec's business; then, in this order: who;
+redirect and route; rules on names; resolve; rules on addresses; is the scheme
+served; connect; handshake; hand over. Each step calls the next. One of them may
+be under way at a time, and :meth:`Lookup.cancel` ends it. Callbacks, not
+coroutines: a coroutine a lookup costs a quarter of all set-ups.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+from typing import Any, Protocol
+
+from twisted.internet.endpoints import clientFromString
+from twisted.python.failure import Failure
+
+from plumberd.effects import handover
+from plumberd.effects.audit import Outcome
+from plumberd.effects.call import TcpCall
+from plumberd.effects.conversation import Conversation
+from plumberd.effects.credentials import Sender
+from plumberd.effects.dial_tcp import TcpDial
+from plumberd.effects.dial_unix import UnixDial
+from plumberd.effects.endpoint_relay import Half, HalfFactory, adopt
+from plumberd.effects.relay import Relay
+from plumberd.pure.admission import Admission, FairQueue
+from plumberd.pure.dialects import Request
+from plumberd.pure.modes import Mode, choose_mode
+from plumberd.pure.policy.decide import Question, Verdict, decide
+from plumberd.pure.policy.route import Endpoint, Way, destination, find_way, parse_target_uri
+from plumberd.pure.policy.rule import Destination, Direction
+from plumberd.pure.refusals import Refusal, Refused, printable
+from plumberd.pure.uri import IPAddress, Uri
+from plumberd.pure.who import LocalWho
+from plumberd.wiring.core import Core
+
+_STRICTER = {Mode.DIRECT: 0, Mode.AUTO: 1, Mode.LOCKED: 2, Mode.RELAYED: 3}
+
+SERVED = ("tcp", "unix")
+"""The schemes that something here carries; others are ``not-possible``."""
+
+
+class Places(Protocol):
+    """The queues that a lookup stands in: for being worked on, and for being sent."""
+
+    lookups: FairQueue[int, Any]
+    unread: FairQueue[int, Any]
+
+    def finished(self, lookup: Any) -> None:
+        """The lookup is over; its places are given back."""
+
+    def taken(self, lookup: Any, *, forgotten: bool) -> None:
+        """Its descriptor was taken, or will never be; *forgotten*: it lies unread in a live client's queue."""
+
+
+class _Step(Protocol):
+    def cancel(self) -> None: ...
+
+
+class Lookup:
+    """One lookup. It owns whatever descriptor it has made until the conversation takes it."""
+
+    def __init__(
+        self, core: Core, places: Places, conversation: Conversation, request: Request, sender: Sender | None, maker: Sender
+    ) -> None:
+        self._core = core
+        self._places = places
+        self.conversation = conversation
+        self._request = request
+        self._sender = sender
+        self._maker = maker
+        self.uid = maker[1]
+        self._began = core.reactor.seconds()
+        self._step: _Step | None = None
+        self._sock: socket.socket | None = None
+        self._who: LocalWho | None = None
+        self._to: Destination | None = None
+        self._uri: Uri | None = None
+        self._verdict: Verdict | None = None
+        self._mode = Mode.AUTO
+        self._over = False
+        self.admitted = False
+
+    def enter(self) -> None:
+        """Ask for a place, and begin when there is one."""
+        self._core.connect_deadline.set(self, self._too_slow)
+        admission = self._places.lookups.enter(self.uid, self)
+        if admission is Admission.NOW:
+            self.start()
+        elif admission is Admission.FULL:
+            limits = self._core.settings.limits
+            self._refuse(Refused(Refusal.BUSY, f"waiting_per_uid: {limits.waiting_per_uid} lookups of uid {self.uid} wait already"))
+
+    def start(self) -> None:
+        """Go through the steps; refusals end it wherever they come from."""
+        self.admitted = True
+        try:
+            self._decide_names()
+        except Refused as e:
+            self._refuse(e)
+        except OSError as e:
+            self._refuse(_ours(e))
+
+    def cancel(self) -> None:
+        """The client is gone: stop what is under way and close what was made."""
+        if not self._over:
+            self._note("gone", "the client hung up before it had its answer")
+            self._end()
+
+    # -- the steps, in their order
+
+    def _decide_names(self) -> None:
+        self._who = self._core.inspector.who(self.conversation.sock, self._maker, self._sender)
+        way = self._way()
+        if isinstance(way.target, Endpoint):
+            self._to = way.target.destination()
+            self._verdict = self._judge(None)
+            if not self._verdict.granted:
+                raise _denied(self._verdict)
+            self._mode = self._choose_mode(has_socket=False)
+            self._dial_endpoint(way.target)
+            return
+        self._uri = uri = way.target
+        self._to = to = destination(uri)
+        if uri.scheme == "unix":
+            self._verdict = self._judge(uri.service)
+            if not self._verdict.granted:
+                raise _denied(self._verdict)
+            self._dial_unix(uri)
+            return
+        verdict = self._judge(uri.service)
+        if verdict.granted is False:
+            raise _denied(verdict)
+        if to.addresses is None:
+            self._step = self._core.resolver.resolve(uri.host, self.uid, self._resolved)
+        else:
+            self._dial_tcp(uri, verdict)
+
+    def _resolved(self, answer: tuple[IPAddress, ...] | Refused) -> None:
+        self._step = None
+        assert self._to is not None and self._uri is not None
+        if isinstance(answer, Refused):
+            self._refuse(answer)
+            return
+        self._to = dataclasses.replace(self._to, addresses=answer)
+        try:
+            verdict = self._judge(self._uri.service)
+            if not verdict.granted:
+                raise _denied(verdict)
+            self._dial_tcp(self._uri, verdict)
+        except Refused as e:
+            self._refuse(e)
+        except OSError as e:
+            self._refuse(_ours(e))
+
+    def _dial_tcp(self, uri: Uri, verdict: Verdict) -> None:
+        self._verdict = verdict
+        if verdict.granted is None:
+            raise Refused(Refusal.DENIED, "the rules could not decide")  # unreachable by design: fail closed
+        if uri.scheme not in SERVED:
+            raise Refused(Refusal.NOT_POSSIBLE, f"nothing here carries {uri.scheme}; served are {', '.join(SERVED)}")
+        self._mode = self._choose_mode(has_socket=True)
+        who = self._who
+        assert who is not None
+        owner = None
+        if self._core.powers.give and who.uid != self._core.powers.uid:
+            owner = (who.uid, who.gid)
+        dial = TcpDial(self._core.poll, self._core.reactor, verdict.addresses, uri.port, owner, self._connected)
+        self._step = dial
+        dial.start()
+
+    def _dial_unix(self, uri: Uri) -> None:
+        self._mode = Mode.LOCAL
+        assert uri.service is not None
+        dial = UnixDial(self._core.reactor, self._core.services, uri.service, self._who, self._local_connected)
+        self._step = dial
+        dial.start()
+
+    def _dial_endpoint(self, target: Endpoint) -> None:
+        if not self._core.relay_is_free():
+            raise _too_many_relays(self._core)
+        half = Half(self._core.poll, ended=self._core.relays.discard)
+        connecting = clientFromString(self._core.reactor, target.description).connect(HalfFactory(lambda: half))
+        self._step = connecting
+        connecting.addCallbacks(lambda _: self._endpoint_connected(half), self._endpoint_failed)
+
+    def _local_connected(self, result: socket.socket | Refused) -> None:
+        self._step = None
+        if isinstance(result, Refused):
+            self._refuse(result)
+            return
+        self._sock = result
+        self._deliver()
+
+    def _connected(self, result: tuple[socket.socket, IPAddress] | Refused) -> None:
+        self._step = None
+        if isinstance(result, Refused):
+            self._refuse(result)
+            return
+        assert self._to is not None and self._uri is not None
+        self._sock, address = result
+        self._to = dataclasses.replace(self._to, addresses=(address,))
+        if self._uri.service is None:
+            self._deliver()
+            return
+        call = TcpCall(self._core.poll, self._sock, self._uri.service, self._answered)
+        self._step = call
+        call.start()
+
+    def _answered(self, result: Refused | None) -> None:
+        self._step = None
+        if result is not None:
+            self._refuse(result)
+        else:
+            self._deliver()
+
+    def _endpoint_connected(self, half: Half) -> None:
+        self._step = None
+        if self._over:
+            half.abort()
+            return
+        if half.lost:
+            self._refuse(Refused(Refusal.UNREACHABLE, "the far side hung up at once"))
+            return
+        ours, theirs = socket.socketpair()
+        local = Half(self._core.poll, ended=self._core.relays.discard)
+        adopt(self._core.reactor, ours, local)
+        self._core.relays.add(half)
+        local.join(half)
+        self._sock = theirs
+        self._deliver()
+
+    def _endpoint_failed(self, failure: Failure) -> None:
+        self._step = None
+        if not self._over:
+            self._refuse(Refused(Refusal.UNREACHABLE, printable(failure.getErrorMessage())))
+
+    # -- the hand-over
+
+    def _deliver(self) -> None:
+        """Wait until this user has room for one more unread descriptor, then send."""
+        if self._places.unread.enter(self.uid, self) is Admission.NOW:
+            self.send()
+
+    def send(self) -> None:
+        """Make the descriptor ready and hand it over."""
+        sock, self._sock = self._sock, None
+        assert sock is not None
+        try:
+            sock = self._prepare(sock)
+        except Refused as e:
+            sock.close()
+            self._places.taken(self, forgotten=False)
+            self._refuse(e)
+            return
+        except OSError as e:
+            sock.close()
+            self._places.taken(self, forgotten=False)
+            self._refuse(_ours(e))
+            return
+        self._note("granted", "")
+        self._core.connect_deadline.cancel(self)
+        self._over = True
+        self._places.finished(self)
+        rule = self._verdict.rule if self._verdict else ""
+        self.conversation.grant(self._request, sock.detach(), self._mode.value, rule, self._taken)
+
+    def _prepare(self, sock: socket.socket) -> socket.socket:
+        """Return what the client gets for *sock*; from then on that owns *sock*."""
+        if self._uri is None or self._mode is Mode.LOCAL:
+            handover.make_ready(sock, tcp=False)
+            return sock
+        assert self._to is not None
+        if self._mode is Mode.RELAYED:
+            if not self._core.relay_is_free():
+                raise _too_many_relays(self._core)
+            ours, theirs = socket.socketpair()
+            relay = Relay(self._core.poll, self._core.reactor, self._core.pipes, ours, sock, self._relay_done)
+            self._core.relays.add(relay)
+            relay.start()
+            return theirs
+        if self._mode is Mode.LOCKED:
+            assert self._to.addresses is not None
+            handover.lock(sock, self._to.addresses[0], self._uri.port)
+        handover.make_ready(sock, tcp=True)
+        return sock
+
+    def _taken(self, taken: bool) -> None:
+        self._places.taken(self, forgotten=self.conversation.left_unread)
+
+    def _relay_done(self, relay: Relay) -> None:
+        self._core.relays.discard(relay)
+        self._note("ended", relay.ending, relay.up, relay.down)
+
+    # -- small parts of the steps
+
+    def _way(self) -> Way:
+        request, routes = self._request, self._core.settings.routes
+        if request.service is not None:
+            return find_way(request.service, request.pairs, routes)
+        uri = parse_target_uri(request.uri or "")
+        if uri.scheme == "unix" and uri.service is not None:
+            # a local service by its bare name: a lookup of that name, redirects and all
+            self._request = dataclasses.replace(request, service=uri.service)
+            return find_way(uri.service, request.pairs, routes)
+        return Way(uri, ())
+
+    def _judge(self, far_service: str | None) -> Verdict:
+        """Ask the rules: for the service that was asked for, and for the one that the URI names."""
+        assert self._who is not None and self._to is not None
+        policy = self._core.settings.policy
+        question = Question(Direction.OUT, self._request.service, self._to, bool(self._who.confined))
+        verdict = decide(policy, question)
+        if verdict.granted is False or far_service is None or far_service == self._request.service:
+            return verdict
+        second = decide(policy, dataclasses.replace(question, service=far_service))
+        if second.granted is False or (verdict.granted and second.granted is None):
+            return second
+        both = tuple(a for a in verdict.addresses if a in second.addresses)
+        if verdict.addresses and not both:
+            return dataclasses.replace(second, granted=False, reason="no address passes for both services")
+        wishes = [v.handover for v in (verdict, second) if v.handover is not None]
+        wish = max(wishes, key=_STRICTER.__getitem__) if wishes else None
+        return dataclasses.replace(verdict, addresses=both, handover=wish)
+
+    def _choose_mode(self, *, has_socket: bool) -> Mode:
+        assert self._verdict is not None and self._who is not None
+        wish = self._verdict.handover or self._core.settings.handover
+        return choose_mode(wish, self._who, self._core.powers, has_socket=has_socket)
+
+    # -- the ends
+
+    def _too_slow(self) -> None:
+        seconds = self._core.settings.limits.connect_seconds
+        where = f"waiting for its turn: lookups_per_uid={self._core.settings.limits.lookups_per_uid}"
+        word = Refusal.BUSY
+        if self._sock is not None and self._step is None:
+            where = f"its user has {self._places.unread.per_key} descriptors unread (unread_descriptors_per_uid)"
+        elif self.admitted:
+            word = Refusal.TIMEOUT
+            where = f"{self._to or 'the far side'} did not answer"
+        self._refuse(Refused(word, f"not done within {seconds:g} seconds: {where}"))
+
+    def _refuse(self, refused: Refused) -> None:
+        if self._over:
+            return
+        self._note(refused.word.value, refused.reason)
+        self._end()
+        self.conversation.refuse(self._request.ident, refused.word, refused.reason)
+
+    def _end(self) -> None:
+        self._over = True
+        self._core.connect_deadline.cancel(self)
+        step, self._step = self._step, None
+        if step is not None:
+            step.cancel()
+        self._places.unread.withdraw(self.uid, self)
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            sock.close()
+        self._places.finished(self)
+
+    def _note(self, verdict: str, reason: str, up: int = 0, down: int = 0) -> None:
+        self._core.audit.note(
+            Outcome(
+                verdict,
+                "out",
+                self._request.service or "",
+                str(self._uri or self._to or ""),
+                str(self._who) if self._who else f"uid={self.uid}",
+                self._verdict.rule if self._verdict else "",
+                self._mode.value if verdict in ("granted", "ended") else "",
+                self._core.reactor.seconds() - self._began,
+                reason,
+                up,
+                down,
+            )
+        )
+
+
+def _denied(verdict: Verdict) -> Refused:
+    return Refused(Refusal.DENIED, verdict.reason)
+
+
+def _ours(error: OSError) -> Refused:
+    return Refused(Refusal.BUSY, f"the broker could not do it: {os.strerror(error.errno or 0)}")
+
+
+def _too_many_relays(core: Core) -> Refused:
+    return Refused(Refusal.BUSY, f"relays: {core.settings.limits.relays} connections are being carried already")

@@ -1,0 +1,99 @@
+"""The Twisted service: starts everything or nothing, and takes everything back."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from twisted.application.service import IService, Service
+from twisted.internet import defer
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from plumberd.effects.rundir import RunDirError
+from plumberd.wiring.announce import announcement
+from plumberd.wiring.broker import Broker
+from plumberd.wiring.core import Core, make_core
+from plumberd.wiring.options import Options
+from plumberd.wiring.settings import Settings
+from plumberd.wiring.tcpd import Tcpd
+
+
+class PlumberdService(Service):
+    """The broker and its scheme daemons in one process."""
+
+    _log = Logger("plumberd")
+
+    def __init__(self, settings: Settings, reactor: Any = None) -> None:
+        self.settings = settings
+        self._reactor = reactor
+        self.core: Core | None = None
+        self.broker: Broker | None = None
+        self.tcpd: Tcpd | None = None
+
+    def privilegedStartService(self) -> None:
+        """Make the run directory and listen, before ``twistd --uid`` gives root up."""
+        super().privilegedStartService()
+        self._listen()
+
+    def startService(self) -> None:
+        """Listen if that was not done yet, and begin to accept.
+
+        :raises SystemExit: one line for people, where something is in the way; nothing listens then.
+        """
+        self._listen()
+        super().startService()
+        assert self.core is not None and self.broker is not None
+        self.broker.start()
+        lines = announcement(self.settings, self.core.powers, has_pidfds=self.core.inspector.has_pidfds)
+        for line in lines:
+            if line.startswith("warning: "):
+                self._log.warn("{line}", line=line)
+            else:
+                self._log.info("{line}", line=line)
+
+    def stopService(self) -> defer.Deferred[None]:
+        """Stop listening, end what is under way, remove what was made."""
+        super().stopService()
+        return defer.Deferred.fromCoroutine(self._stop())
+
+    def _listen(self) -> None:
+        if self.core is not None:
+            return
+        reactor = self._reactor
+        if reactor is None:
+            from twisted.internet import reactor  # late: the reactor is chosen by twistd's options
+        self.core = core = make_core(reactor, self.settings)
+        self.broker = Broker(core)
+        self.tcpd = Tcpd(core)
+        try:
+            self.broker.listen()
+        except RunDirError as e:
+            self._give_up(str(e))
+        for description in self.settings.tcpd:
+            self.tcpd.listen(description).addErrback(self._not_listening, description)
+
+    def _not_listening(self, failure: Failure, description: str) -> None:
+        self._give_up(f"--tcpd {description}: {failure.getErrorMessage()}")
+
+    def _give_up(self, reason: str) -> None:
+        assert self.core is not None and self.broker is not None and self.tcpd is not None
+        self.broker.stop()
+        self.tcpd.stop()
+        self.core.close()
+        raise SystemExit(f"plumberd: {reason}")
+
+    async def _stop(self) -> None:
+        core, broker, tcpd = self.core, self.broker, self.tcpd
+        if core is None or broker is None or tcpd is None:
+            return
+        self.core = None
+        broker.stop()
+        await defer.DeferredList(tcpd.stop())
+        core.close()
+        self._log.info("plumberd has stopped")
+
+
+def makeService(options: Options) -> IService:
+    """Make the service out of parsed options; Twisted's plugin calls this."""
+    assert options.settings is not None
+    return cast(IService, PlumberdService(options.settings))

@@ -1,0 +1,425 @@
+"""tcpd: remote callers of the tcp handshake reach local services.
+
+peer → its handshake names a service → who → redirect → rules → connect to the
+local service → ``ok`` → relay. To a peer that has proved nothing, every refusal
+is the same, at the same time.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+
+from plumberd.effects.accept import Acceptor
+from plumberd.effects.audit import Outcome
+from plumberd.effects.deadline import Deadlines
+from plumberd.effects.dial_tcp import remote_address
+from plumberd.effects.dial_unix import UnixDial
+from plumberd.effects.endpoint_relay import Half, HalfFactory, adopt
+from plumberd.effects.poll import ERR, HUP
+from plumberd.effects.relay import Relay
+from plumberd.pure.handshake import GRANTED, NAME_READ_BYTES, called, refusal
+from plumberd.pure.policy.decide import Question, Verdict, decide
+from plumberd.pure.policy.rule import Destination, Direction
+from plumberd.pure.refusals import Refusal, Refused
+from plumberd.pure.uri import Uri
+from plumberd.pure.who import RemoteWho
+from plumberd.wiring.core import Core
+from plumberd.wiring.listening import is_plain, raw_socket
+
+REFUSAL_SECONDS = 0.05
+"""Every refusal goes out that long after the name came in: time tells a stranger nothing either."""
+
+HOLD_SECONDS = 0.05
+"""How long a service's own first bytes are held: LibIPC's caller takes ``ok`` with one read."""
+
+LINGER_SECONDS = 1.0
+"""How long a refused peer may take to read its refusal."""
+
+Admitted = Callable[["socket.socket | Refused"], None]
+
+
+class Tcpd:
+    """Listens for the handshake on any server endpoint."""
+
+    _log = Logger()
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self.refusals = Deadlines(core.reactor, REFUSAL_SECONDS)
+        self.lingering = Deadlines(core.reactor, LINGER_SECONDS)
+        self.peers: set[Inbound] = set()
+        self._of_address: dict[str, int] = {}
+        self._ports: list[IListeningPort] = []
+        self._acceptors: list[Acceptor] = []
+
+    @property
+    def ports(self) -> tuple[IListeningPort, ...]:
+        """The ports that are listened on."""
+        return tuple(self._ports)
+
+    def listen(self, description: str) -> Deferred[None]:
+        """Listen on one endpoint; accepting begins at once.
+
+        The Deferred fails as the endpoint's does.
+        """
+        plain = is_plain(description)
+        endpoint = serverFromString(self.core.reactor, description)
+        factory = HalfFactory(self._refuse_protocol if plain else self._make_half)
+
+        def listening(port: IListeningPort) -> None:
+            self._ports.append(port)
+            if plain:
+                acceptor = Acceptor(self.core.poll, self.core.reactor, raw_socket(port), self._accepted)
+                self._acceptors.append(acceptor)
+                acceptor.start()
+
+        return endpoint.listen(factory).addCallback(listening)
+
+    def stop(self) -> list[Deferred[Any]]:
+        """Stop listening and drop who has not been let in; return what is still closing."""
+        for acceptor in self._acceptors:
+            acceptor.stop()
+        self._acceptors.clear()
+        closing = [Deferred.fromCoroutine(_stop(port)) for port in self._ports]
+        self._ports.clear()
+        for peer in list(self.peers):
+            peer.drop()
+        self.refusals.close()
+        self.lingering.close()
+        return closing
+
+    def enter(self, key: str) -> bool:
+        """Count one more handshake of an address; tell whether it may."""
+        count = self._of_address.get(key, 0)
+        if count >= self.core.settings.limits.handshakes_per_address:
+            return False
+        self._of_address[key] = count + 1
+        return True
+
+    def leave(self, key: str) -> None:
+        """Count one handshake less."""
+        left = self._of_address[key] - 1
+        if left:
+            self._of_address[key] = left
+        else:
+            del self._of_address[key]
+
+    def _accepted(self, sock: socket.socket) -> None:
+        who = RemoteWho("tcp", None)
+        if sock.family != socket.AF_UNIX:
+            try:
+                address, port = remote_address(sock)
+            except OSError:
+                sock.close()
+                return
+            who = RemoteWho("tcp", address, port)
+        RawInbound(self, who, sock).start()
+
+    def _make_half(self) -> Half:
+        return TransportInbound(self).half
+
+    def _refuse_protocol(self) -> Half | None:
+        return None  # a plain port never accepts by itself
+
+
+async def _stop(port: IListeningPort) -> None:
+    stopping = port.stopListening()
+    if stopping is not None:
+        await stopping
+
+
+class Inbound:
+    """One remote caller, from its first byte to the relay. Subclasses know how its bytes are carried."""
+
+    def __init__(self, tcpd: Tcpd, who: RemoteWho) -> None:
+        self.tcpd = tcpd
+        self.core = tcpd.core
+        self.who = who
+        self._began = self.core.reactor.seconds()
+        self._key = ""
+        self._service = ""
+        self._verdict: Verdict | None = None
+        self._dial: UnixDial | None = None
+        self._over = False
+
+    def begin(self) -> bool:
+        """Count this caller and give it its deadline; tell whether it may go on."""
+        key = _account(self.who)
+        if not self.tcpd.enter(key):
+            limit = self.core.settings.limits.handshakes_per_address
+            self.note("busy", f"handshakes_per_address: {limit} under way from {key}")
+            return False
+        self._key = key
+        self.tcpd.peers.add(self)
+        self.core.patience.set(self, self._too_slow)
+        return True
+
+    def named(self, first_read: bytes) -> None:
+        """Go through the steps with what the first read brought."""
+        self.core.patience.cancel(self)
+        self.core.connect_deadline.set(self, self._dial_too_slow)
+        try:
+            local = self._decide(first_read)
+        except Refused as e:
+            self._refuse(e)
+            return
+        self._dial = UnixDial(self.core.reactor, self.core.services, local, None, self._dialled)
+        self._dial.start()
+
+    def drop(self) -> None:
+        """End now: the peer is gone, or plumberd stops. Idempotent."""
+        self._leave()
+        self.close()
+
+    def note(self, verdict: str, reason: str, up: int = 0, down: int = 0) -> None:
+        """Log an outcome."""
+        self.core.audit.note(
+            Outcome(
+                verdict,
+                "in",
+                self._service,
+                "",
+                str(self.who),
+                self._verdict.rule if self._verdict else "",
+                "relayed" if verdict in ("granted", "ended") else "",
+                self.core.reactor.seconds() - self._began,
+                reason,
+                up,
+                down,
+            )
+        )
+
+    # -- what a subclass provides
+
+    def carry(self, service: socket.socket) -> None:
+        """Say ok and relay; owns *service* from then on."""
+        raise NotImplementedError
+
+    def tell(self, data: bytes) -> None:
+        """Send a refusal and hang up in order."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the connection as it is. Idempotent."""
+        raise NotImplementedError
+
+    # -- the steps
+
+    def _decide(self, first_read: bytes) -> str:
+        name = called(first_read)
+        self._service = name
+        address = self.who.address
+        to = Destination("tcp", None, None if address is None else (address,), self.who.port)
+        self._verdict = verdict = decide(self.core.settings.policy, Question(Direction.IN, name, to))
+        if not verdict.granted:
+            raise Refused(Refusal.DENIED, verdict.reason)
+        return self._redirected(name)
+
+    def _redirected(self, name: str) -> str:
+        redirects = self.core.settings.routes.redirects
+        for _ in range(len(redirects) + 1):
+            target = redirects.get(name)
+            if target is None:
+                return name
+            if isinstance(target, Uri) and target.scheme == "unix" and target.service:
+                return target.service
+            if not isinstance(target, str):
+                raise Refused(Refusal.NOT_POSSIBLE, f"{name} is redirected to {target}, which is not on this machine")
+            name = target
+        raise Refused(Refusal.NOT_POSSIBLE, f"a loop of redirects at {name}")
+
+    def _dialled(self, result: socket.socket | Refused) -> None:
+        self._dial = None
+        if isinstance(result, Refused):
+            self._refuse(result)
+        elif not self.core.relay_is_free():
+            result.close()
+            limit = self.core.settings.limits.relays
+            self._refuse(Refused(Refusal.BUSY, f"relays: {limit} connections are being carried already"))
+        else:
+            self.note("granted", "")
+            self._leave()
+            self.carry(result)
+
+    def _refuse(self, refused: Refused) -> None:
+        self.note(refused.word.value, refused.reason)
+        self.core.connect_deadline.cancel(self)
+        self.tcpd.refusals.set(self, lambda: self.tell(refusal(refused.word)))
+
+    def _too_slow(self) -> None:
+        self.note("timeout", f"no name within {self.core.patience.seconds:g} seconds")
+        self.drop()
+
+    def _dial_too_slow(self) -> None:
+        if self._dial is not None:
+            self._dial.cancel()
+            self._dial = None
+            self._refuse(Refused(Refusal.TIMEOUT, "the local service did not take the connection in time"))
+
+    def _leave(self) -> None:
+        """Give everything back that is held while a caller is being let in."""
+        if self._over:
+            return
+        self._over = True
+        self.tcpd.peers.discard(self)
+        for deadlines in (self.core.patience, self.core.connect_deadline, self.tcpd.refusals, self.tcpd.lingering):
+            deadlines.cancel(self)
+        if self._dial is not None:
+            self._dial.cancel()
+            self._dial = None
+        if self._key:
+            self.tcpd.leave(self._key)
+
+
+class RawInbound(Inbound):
+    """A caller on a socket of its own: spliced in the kernel."""
+
+    def __init__(self, tcpd: Tcpd, who: RemoteWho, sock: socket.socket) -> None:
+        super().__init__(tcpd, who)
+        self._sock = sock
+        self._named = False
+        self._discarded = 0
+
+    def start(self) -> None:
+        """Wait for the name."""
+        if not self.begin():
+            self._sock.close()
+            return
+        self.core.poll.watch(self._sock.fileno(), self._ready)
+
+    def carry(self, service: socket.socket) -> None:
+        """See :meth:`Inbound.carry`."""
+        relay = Relay(self.core.poll, self.core.reactor, self.core.pipes, self._sock, service, self._carried)
+        try:
+            self._sock.send(GRANTED)
+        except OSError:
+            relay.abort()
+            return
+        self.core.relays.add(relay)
+        relay.start(HOLD_SECONDS)
+
+    def tell(self, data: bytes) -> None:
+        """See :meth:`Inbound.tell`."""
+        try:
+            self._sock.send(data)
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.drop()
+            return
+        # Closing with bytes unread would reset the connection, and the refusal with it.
+        self.tcpd.lingering.set(self, self.drop)
+        self._discard()
+
+    def close(self) -> None:
+        """See :meth:`Inbound.close`."""
+        if self._sock.fileno() >= 0:
+            self.core.poll.forget(self._sock.fileno())
+            self._sock.close()
+
+    def _ready(self, events: int) -> None:
+        if not self._named:
+            try:
+                data = self._sock.recv(NAME_READ_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self.note("gone", "hung up without naming a service")
+                self.drop()
+                return
+            self._named = True
+            self.named(data)
+        elif events & ERR or events & HUP:
+            self.drop()
+        elif self.tcpd.lingering.is_set(self):
+            self._discard()
+
+    def _discard(self) -> None:
+        try:
+            while data := self._sock.recv(65536):
+                self._discarded += len(data)
+                if self._discarded > 1 << 20:
+                    break
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self.drop()
+
+    def _carried(self, relay: Relay) -> None:
+        self.core.relays.discard(relay)
+        self.note("ended", relay.ending, relay.up, relay.down)
+
+
+class TransportInbound(Inbound):
+    """A caller behind any other Twisted endpoint: its transport tells its address (PROXY protocol)."""
+
+    def __init__(self, tcpd: Tcpd) -> None:
+        super().__init__(tcpd, RemoteWho("tcp", None))
+        self._local: Half | None = None
+        self._relaying = False
+        self.half = Half(self.core.poll, first=self._first, made=self._made, ended=self._ended)
+
+    def carry(self, service: socket.socket) -> None:
+        """See :meth:`Inbound.carry`."""
+        self._relaying = True
+        self.core.relays.add(self.half)
+        self.half.wire.write(GRANTED)
+        self._local = local = Half(self.core.poll, ended=lambda half: None)
+        adopt(self.core.reactor, service, local)
+        local.hold(self.core.reactor, HOLD_SECONDS)
+        self.half.join(local)
+
+    def tell(self, data: bytes) -> None:
+        """See :meth:`Inbound.tell`."""
+        self.half.wire.write(data)
+        self.half.wire.loseConnection()
+
+    def close(self) -> None:
+        """See :meth:`Inbound.close`."""
+        self.half.abort()
+
+    def _made(self, half: Half) -> None:
+        self.who = _transport_peer(half.wire.getPeer())
+        if not self.begin():
+            half.abort()
+
+    def _first(self, half: Half, data: bytes) -> None:
+        # Again: a PROXY header came in front of these bytes, and its address is the peer's.
+        self.who = _transport_peer(half.wire.getPeer())
+        self.named(data)
+
+    def _ended(self, half: Half) -> None:
+        self._leave()
+        if self._relaying:
+            self.core.relays.discard(half)
+            self.note("ended", "reset" if half.reset else "closed", half.moved, self._local.moved if self._local else 0)
+
+
+def _transport_peer(peer: Any) -> RemoteWho:
+    host, port = getattr(peer, "host", None), getattr(peer, "port", 0)
+    try:
+        address = ipaddress.ip_address(str(host).partition("%")[0])
+    except ValueError:
+        return RemoteWho("tcp", None)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return RemoteWho("tcp", address, port)
+
+
+def _account(who: RemoteWho) -> str:
+    """Return whose account a caller is on: its address; an IPv6 /64 is one."""
+    if who.address is None:
+        return "no address"
+    if who.address.version == 6:
+        return str(ipaddress.ip_network((who.address, 64), strict=False))
+    return str(who.address)
