@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import (
@@ -140,7 +140,7 @@ class Half(Protocol):
         if self._hold is not None:
             self._release()
         self._poll.forget(self._fd)
-        self.reset = not reason.check(ConnectionDone, ConnectionAborted)
+        self.reset = not isinstance(reason.value, (ConnectionDone, ConnectionAborted))
         if self.other is not None:
             self._pass_loss()
         self._ended(self)
@@ -206,7 +206,7 @@ def adopt(reactor: IReactorSocket, sock: socket.socket, half: Half) -> None:
     """Give a connected UNIX socket to the reactor with *half* as its protocol; *sock* is closed."""
     sock.setblocking(False)
     try:
-        reactor.adoptStreamConnection(sock.fileno(), socket.AF_UNIX, HalfFactory(lambda: half))
+        reactor.adoptStreamConnection(sock.fileno(), socket.AF_UNIX, cast(Any, HalfFactory(lambda: half)))
     finally:
         sock.close()
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from twisted.internet.interfaces import IReactorFromThreads
-from twisted.names.hosts import searchFileForAll
+from twisted.names import hosts as hosts_file
 from twisted.python.filepath import FilePath
 
 from plumberd.pure.address import unmapped
@@ -26,6 +26,8 @@ from plumberd.pure.uri import IPAddress
 
 Answer = tuple[IPAddress, ...]
 Resolved = Callable[[Answer | Refused], None]
+
+_search_hosts: Callable[[FilePath[str], bytes], list[str]] = hosts_file.searchFileForAll
 
 THREADS = 16
 THREADS_PER_KEY = 4
@@ -103,8 +105,7 @@ class Resolver:
 def look_up(name: str, hosts: str = "/etc/hosts") -> Answer | Refused:
     """Return the addresses of *name*, in the order of preference (RFC 6724). Blocks."""
     texts: list[str] = []
-    for one in searchFileForAll(FilePath(hosts), name.encode("ascii")):
-        texts.append(one)
+    texts += _search_hosts(FilePath(hosts), name.encode("ascii"))
     if not texts:
         try:
             found = socket.getaddrinfo(name + ".", None, type=socket.SOCK_STREAM)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 
 class LimitError(ValueError):
@@ -53,4 +54,5 @@ class Limits:
         if not (0 < value <= (3600 if seconds else 10**9)):
             top = "0 up to 3600 seconds" if seconds else "1 up to 1000000000"
             raise LimitError(f"{name}={text}: wanted more than {top}" if seconds else f"{name}={text}: wanted {top}")
-        return dataclasses.replace(self, **{name: value})
+        changed: dict[str, Any] = {name: value}
+        return dataclasses.replace(self, **changed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 from typing import Any
@@ -69,10 +70,8 @@ class Broker:
     def start(self) -> None:
         """Begin to accept."""
         for name, bound in zip(self._core.settings.dialects, self._bound, strict=True):
-            dialect = DIALECTS[name]
-            acceptor = Acceptor(
-                self._core.poll, self._core.reactor, bound.sock, lambda sock, d=dialect: self._accepted(sock, d)
-            )
+            take = functools.partial(self._accepted, DIALECTS[name])
+            acceptor = Acceptor(self._core.poll, self._core.reactor, bound.sock, take)
             self._acceptors.append(acceptor)
             acceptor.start()
 
@@ -90,7 +89,7 @@ class Broker:
 
     # -- what conversations tell
 
-    def _accepted(self, sock: socket.socket, dialect: Dialect) -> None:
+    def _accepted(self, dialect: Dialect, sock: socket.socket) -> None:
         try:
             maker = maker_of(sock)
         except OSError:

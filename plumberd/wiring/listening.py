@@ -5,10 +5,15 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
-from twisted.internet.endpoints import quoteStringArgument, serverFromString
+from twisted.internet import endpoints
+from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.task import Clock
+
+server_from_string: Callable[[Any, str], IStreamServerEndpoint] = endpoints.serverFromString
+_quote: Callable[[str], str] = endpoints.quoteStringArgument
 
 BACKLOG = 4096
 """Twisted's own is 50."""
@@ -41,7 +46,7 @@ def full_description(text: str) -> str:
     for number in _PORT.findall(text) if text.partition(":")[0] in ("tcp", "tcp6", "ssl", "haproxy") else ():
         _check_port(text, int(number), zero=True)
     try:
-        serverFromString(cast(Any, Clock()), text)
+        server_from_string(Clock(), text)
     except Exception as e:  # each endpoint parser has errors of its own
         raise EndpointError(f"{text!r}: {str(e) or type(e).__name__}; {_WANTED}") from None
     return text
@@ -71,7 +76,7 @@ def _with_host(text: str, host: str, port: int) -> str:
     except ValueError:
         raise EndpointError(f"{text!r}: {host!r} is no address to listen on; {_WANTED}") from None
     scheme = "tcp" if address.version == 4 else "tcp6"
-    return f"{scheme}:{port}:interface={quoteStringArgument(str(address))}"
+    return f"{scheme}:{port}:interface={_quote(str(address))}"
 
 
 def _check_port(text: str, port: int, *, zero: bool = False) -> None:

@@ -12,9 +12,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import socket
+from collections.abc import Callable
 from typing import Any, Protocol
 
-from twisted.internet.endpoints import clientFromString
+from twisted.internet import endpoints
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
 
 from plumberd.effects import handover
@@ -37,6 +39,7 @@ from plumberd.pure.uri import IPAddress, Uri
 from plumberd.pure.who import LocalWho
 from plumberd.wiring.core import Core
 
+_client_from_string: Callable[[Any, str], IStreamClientEndpoint] = endpoints.clientFromString
 _STRICTER = {Mode.DIRECT: 0, Mode.AUTO: 1, Mode.LOCKED: 2, Mode.RELAYED: 3}
 
 SERVED = ("tcp", "unix")
@@ -183,7 +186,7 @@ class Lookup:
         if not self._core.relay_is_free():
             raise _too_many_relays(self._core)
         half = Half(self._core.poll, ended=self._core.relays.discard)
-        connecting = clientFromString(self._core.reactor, target.description).connect(HalfFactory(lambda: half))
+        connecting = _client_from_string(self._core.reactor, target.description).connect(HalfFactory(lambda: half))
         self._step = connecting
         connecting.addCallbacks(lambda _: self._endpoint_connected(half), self._endpoint_failed)
 
@@ -369,7 +372,7 @@ class Lookup:
                 verdict,
                 "out",
                 self._request.service or "",
-                str(self._uri or self._to or ""),
+                str((self._uri if self._mode is not Mode.LOCAL else None) or self._to or ""),
                 str(self._who) if self._who else f"uid={self.uid}",
                 self._verdict.rule if self._verdict else "",
                 self._mode.value if verdict in ("granted", "ended") else "",

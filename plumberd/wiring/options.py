@@ -13,11 +13,11 @@ import grp
 import os
 import pwd
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from twisted.internet.endpoints import clientFromString
+from twisted.internet import endpoints
 from twisted.internet.task import Clock
 from twisted.python import usage
 
@@ -36,6 +36,9 @@ from plumberd.wiring.listening import EndpointError, full_description
 from plumberd.wiring.settings import Settings
 
 
+_client_from_string: Callable[[Any, str], object] = endpoints.clientFromString
+
+
 class Options(usage.Options):
     """Options of the broker and its scheme daemons."""
 
@@ -46,7 +49,8 @@ class Options(usage.Options):
     )
 
     def __init__(self) -> None:
-        super().__init__()
+        init: Callable[[], None] = super().__init__
+        init()
         self._rundir: str | None = None
         self._group: str | None = None
         self._rules: list[Rule] = []
@@ -65,7 +69,8 @@ class Options(usage.Options):
         """See :meth:`twisted.python.usage.Options.parseOptions`."""
         words = sys.argv[1:] if options is None else options
         try:
-            super().parseOptions(group(words))
+            parse: Callable[[list[str]], None] = super().parseOptions
+            parse(group(words))
         except (usage.UsageError, ArgumentError) as e:
             raise SystemExit(f"plumberd: {e}") from None
 
@@ -195,7 +200,7 @@ class Options(usage.Options):
         try:
             target = parse(name, text)
             if isinstance(target, Endpoint):
-                clientFromString(Clock(), target.description)
+                _client_from_string(Clock(), target.description)
         except RouteError as e:
             raise SystemExit(f"{option}: {name}: {e}") from None
         except Exception as e:  # each endpoint parser has errors of its own

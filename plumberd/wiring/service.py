@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.application.service import IService, Service
@@ -32,7 +35,8 @@ class PlumberdService(Service):
 
     def privilegedStartService(self) -> None:
         """Make the run directory and listen, before ``twistd --uid`` gives root up."""
-        super().privilegedStartService()
+        start: Callable[[], None] = super().privilegedStartService
+        start()
         self._listen()
 
     def startService(self) -> None:
@@ -41,10 +45,13 @@ class PlumberdService(Service):
         :raises SystemExit: one line for people, where something is in the way; nothing listens then.
         """
         self._listen()
-        super().startService()
+        start: Callable[[], None] = super().startService
+        start()
         assert self.core is not None and self.broker is not None
         self.broker.start()
         lines = announcement(self.settings, self.core.powers, has_pidfds=self.core.inspector.has_pidfds)
+        if self._reactor is None:
+            self.core.reactor.callWhenRunning(_stop_cleanly_on_sigterm, self.core.reactor)
         for line in lines:
             if line.startswith("warning: "):
                 self._log.warn("{line}", line=line)
@@ -53,7 +60,8 @@ class PlumberdService(Service):
 
     def stopService(self) -> defer.Deferred[None]:
         """Stop listening, end what is under way, remove what was made."""
-        super().stopService()
+        stop: Callable[[], None] = super().stopService
+        stop()
         return defer.Deferred.fromCoroutine(self._stop())
 
     def _listen(self) -> None:
@@ -91,6 +99,12 @@ class PlumberdService(Service):
         await defer.DeferredList(tcpd.stop())
         core.close()
         self._log.info("plumberd has stopped")
+
+
+def _stop_cleanly_on_sigterm(reactor: Any) -> None:
+    """Make SIGTERM an ordinary stop with exit status 0; twistd would end itself with the signal again."""
+    with contextlib.suppress(ValueError):  # not the main thread: then it is somebody else's business
+        signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(reactor.stop))
 
 
 def makeService(options: Options) -> IService:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
@@ -32,7 +31,7 @@ from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import Uri
 from plumberd.pure.who import RemoteWho
 from plumberd.wiring.core import Core
-from plumberd.wiring.listening import is_plain, raw_socket
+from plumberd.wiring.listening import is_plain, raw_socket, server_from_string
 
 REFUSAL_SECONDS = 0.05
 """Every refusal goes out that long after the name came in: time tells a stranger nothing either."""
@@ -71,7 +70,7 @@ class Tcpd:
         The Deferred fails as the endpoint's does.
         """
         plain = is_plain(description)
-        endpoint = serverFromString(self.core.reactor, description)
+        endpoint = server_from_string(self.core.reactor, description)
         factory = HalfFactory(self._refuse_protocol if plain else self._make_half)
 
         def listening(port: IListeningPort) -> None:
@@ -81,7 +80,8 @@ class Tcpd:
                 self._acceptors.append(acceptor)
                 acceptor.start()
 
-        return endpoint.listen(factory).addCallback(listening)
+        done: Deferred[None] = endpoint.listen(cast(Any, factory)).addCallback(listening)
+        return done
 
     def stop(self) -> list[Deferred[Any]]:
         """Stop listening and drop who has not been let in; return what is still closing."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from plumberd.pure.lookup import Pairs
+from plumberd.pure.pairs import Pairs
 from plumberd.pure.refusals import Refusal
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 
 from plumberd.pure.dialects.base import FrameDecoder, Malformed, Refused, Request, Send
-from plumberd.pure.lookup import parse_lookup
+from plumberd.pure.pairs import parse_lookup
 from plumberd.pure.refusals import REASON_BYTES, Refusal
 from plumberd.pure.refusals import Refused as RefusedError
 

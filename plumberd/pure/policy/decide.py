@@ -177,7 +177,7 @@ def _default(policy: Policy, question: Question, need: _Need | None) -> Verdict:
 def _by_default(question: Question, allowed: bool) -> str:
     if allowed:
         return "no rule matches, and the default lets it through"
-    rule = f"allow {question.direction.value} {question.service or 'any'} {question.to}"
+    rule = f"allow {question.direction.value} {question.service or 'any'} {question.to.as_peer(question.direction)}"
     return f"no rule matches, and the default refuses it; a rule for it: {rule}"
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from plumberd.pure.lookup import Pairs
+from plumberd.pure.pairs import Pairs
 from plumberd.pure.names import check_service, is_reserved, is_service
 from plumberd.pure.policy.rule import Destination
 from plumberd.pure.refusals import Refusal, Refused

@@ -9,6 +9,7 @@ exact name or address; ``unix:NAME`` is a local service. No port is any port.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import ipaddress
 from dataclasses import dataclass
@@ -105,6 +106,10 @@ class Destination:
     name: str | None
     addresses: tuple[IPAddress, ...] | None
     port: int | None
+
+    def as_peer(self, direction: Direction) -> str:
+        """This destination as the PEER of a rule; a caller's source port says nothing."""
+        return str(self if direction is Direction.OUT else dataclasses.replace(self, port=None))
 
     def __str__(self) -> str:
         host = self.name or (show_host(str(self.addresses[0])) if self.addresses else "?")
