@@ -40,12 +40,11 @@ class Deadlines:
     def close(self) -> None:
         """Forget all of them."""
         self._due.clear()
-        if self._timer is not None:
+        if self._timer is not None and self._timer.active():
             self._timer.cancel()
-            self._timer = None
+        self._timer = None
 
     def _look(self) -> None:
-        self._timer = None
         now = self._clock.seconds()
         while self._due:
             owner = next(iter(self._due))
@@ -54,4 +53,5 @@ class Deadlines:
                 self._timer = self._clock.callLater(max(due - now, self.seconds / 8), self._look)
                 return
             del self._due[owner]
-            expired()
+            expired()  # may set new ones: the timer, though it has fired, still counts as set
+        self._timer = None

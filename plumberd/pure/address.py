@@ -37,7 +37,11 @@ _METADATA = frozenset(
         "192.0.0.192",
     )
 )
-_NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))  # RFC 6052, RFC 8215
+_NAT64 = (
+    ipaddress.IPv6Network("64:ff9b::/96"),  # RFC 6052, 2.1
+    ipaddress.IPv6Network("::ffff:0:0:0/96"),  # RFC 2765, 2.1: IPv4-translated
+)
+_NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")  # RFC 8215; how long the prefix really is, its operator decides
 _COMPATIBLE = ipaddress.IPv6Network("::/96")  # RFC 4291, 2.5.5.1
 _ISATAP = (0x00005EFE, 0x02005EFE)  # RFC 5214, 6.1
 _THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")  # RFC 6890; Linux sends 0.0.0.0 to itself
@@ -63,11 +67,12 @@ def zone(address: IPAddress) -> Zone:
 
 
 def unwrap(address: IPAddress) -> Iterator[IPAddress]:
-    """Yield *address* and every address that it may stand for."""
-    yield address
+    """Yield *address*, without its zone id, and every address that it may stand for."""
     if isinstance(address, ipaddress.IPv4Address):
+        yield address
         return
     number = int(address)
+    yield ipaddress.IPv6Address(number) if address.scope_id else address
     if address.ipv4_mapped:
         yield address.ipv4_mapped
     elif address.sixtofour:
@@ -76,8 +81,18 @@ def unwrap(address: IPAddress) -> Iterator[IPAddress]:
         yield from address.teredo
     elif any(address in net for net in _NAT64) or (address in _COMPATIBLE and number > 1):
         yield ipaddress.IPv4Address(number & 0xFFFFFFFF)
-    elif number >> 32 & 0xFFFFFFFF in _ISATAP:
+    elif address in _NAT64_LOCAL:
+        yield from _nat64_local(address.packed)
+    if number >> 32 & 0xFFFFFFFF in _ISATAP:
         yield ipaddress.IPv4Address(number & 0xFFFFFFFF)
+
+
+def _nat64_local(packed: bytes) -> Iterator[IPAddress]:
+    """Yield what a prefix of 48, 56, 64 or 96 bits makes of an address (RFC 6052, 2.2; byte 8 is skipped)."""
+    for four in (packed[6:8] + packed[9:11], packed[7:8] + packed[9:12], packed[9:13]):
+        if four[0]:  # else the prefix is a longer one
+            yield ipaddress.IPv4Address(four)
+    yield ipaddress.IPv4Address(packed[12:])
 
 
 def _plain_zone(address: IPAddress) -> Zone:

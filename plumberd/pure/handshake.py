@@ -67,7 +67,7 @@ class Caller:
             return True
         if data and GRANTED.startswith(self._got):
             return False
-        if b"no".startswith(self._got[:2]) or self._got[:3] in (b"no", b"no "):
+        if b"no ".startswith(self._got[:3]):
             if data and len(self._got) < REFUSAL_BYTES:
                 return False
             raise self._refused()

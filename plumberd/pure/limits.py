@@ -23,6 +23,7 @@ class Limits:
     :ivar waiting_per_uid: lookups of one user that wait.
     :ivar connections_per_uid: connections of one user to the broker's sockets.
     :ivar unread_descriptors_per_uid: descriptors sent to one user and not taken yet; further ones wait.
+        Never more than a quarter of the descriptors that the broker may have.
     :ivar handshakes_per_address: inbound connections of one address (an IPv6 /64 is one) before they are let in.
     :ivar relays: connections being carried.
     """
@@ -34,7 +35,7 @@ class Limits:
     lookups: int = 512
     waiting_per_uid: int = 4096
     connections_per_uid: int = 4096
-    unread_descriptors_per_uid: int = 16
+    unread_descriptors_per_uid: int = 2048
     handshakes_per_address: int = 256
     relays: int = 10000
 
@@ -50,7 +51,8 @@ class Limits:
         try:
             value = float(text) if seconds else int(text)
         except ValueError:
-            raise LimitError(f"{name}={text!r}: wanted a {'number of seconds' if seconds else 'whole number'}") from None
+            kind = "number of seconds" if seconds else "whole number"
+            raise LimitError(f"{name}={text!r}: wanted a {kind}") from None
         if not (0 < value <= (3600 if seconds else 10**9)):
             top = "0 up to 3600 seconds" if seconds else "1 up to 1000000000"
             raise LimitError(f"{name}={text}: wanted more than {top}" if seconds else f"{name}={text}: wanted {top}")

@@ -58,7 +58,10 @@ def choose_mode(wish: Mode, who: LocalWho, powers: Powers, *, has_socket: bool) 
     if not has_socket:
         if wish is Mode.AUTO:
             return Mode.RELAYED
-        raise Refused(Refusal.NOT_POSSIBLE, f"handover={wish.value}: this route is carried by an endpoint, which can only be relayed")
+        raise Refused(
+            Refusal.NOT_POSSIBLE,
+            f"handover={wish.value}: this route is carried by an endpoint, which can only be relayed",
+        )
     if wish in (Mode.AUTO, Mode.LOCKED):
         if powers.can_lock_for(who):
             return Mode.LOCKED

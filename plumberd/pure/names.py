@@ -43,10 +43,9 @@ def check_service(name: str) -> str:
     :raises Refused: ``bad-request`` for a malformed name, ``denied`` for a reserved one.
     """
     if not is_service(name):
-        raise Refused(
-            Refusal.BAD_REQUEST,
-            f"{printable(name, 80)!r} is no name of a service: wanted {WANTED}",
-        )
+        # a whole URI in the name's place may hold a password
+        shown = "text with an @" if "@" in name else repr(printable(name, 80))
+        raise Refused(Refusal.BAD_REQUEST, f"{shown} is no name of a service: wanted {WANTED}")
     if is_reserved(name):
         raise Refused(Refusal.DENIED, f"{name!r} is reserved for plumberd itself")
     return name

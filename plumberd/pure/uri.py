@@ -95,7 +95,7 @@ def parse_uri(text: str) -> Uri:
     if "#" in rest:
         raise _error(text, "a fragment has no meaning here")
     rest, question, query = rest.partition("?")
-    authority, slash, path = rest.partition("/")
+    authority, _, path = rest.partition("/")
     options = _options(text, scheme, query) if question else ()
     service = _service(text, path) if path else None
     if scheme == "unix":
@@ -113,14 +113,13 @@ def format_uri(uri: Uri) -> str:
 def mask(text: str) -> str:
     """Hide what may be a secret in text that could not be parsed.
 
-    Everything between ``://`` and the last ``@`` or ``:`` behind it goes.
+    Everything between ``://`` and the last ``@`` or ``:`` behind it goes. Without
+    ``://`` everything before them goes, but only where there is an ``@``.
     """
-    head, sep, rest = text[:URI_BYTES].partition("://")
+    head, sep, rest = text.partition("://")
     if not sep:
-        head, sep, rest = "", "", head
-        cut = rest.rfind("@")
-    else:
-        cut = max(rest.rfind("@"), rest.rfind(":"))
+        head, rest = "", head
+    cut = max(rest.rfind("@"), rest.rfind(":")) if sep or "@" in rest else -1
     if cut >= 0:
         rest = "***" + rest[cut:]
     return (head + sep + rest)[:200]
@@ -131,6 +130,8 @@ def parse_host(text: str) -> str:
 
     Brackets around IPv6, upper case, one trailing dot, percent-encoding and
     IDNA forms all come out the same.
+
+    The message does not repeat *text*: of a URI that was cut wrongly it may be the password.
 
     :raises UriError: for anything that is neither a DNS name nor an address in its
         ordinary spelling; ``127.1``, ``0x7f000001``, ``017700000001`` are none.
@@ -143,8 +144,8 @@ def parse_host(text: str) -> str:
         try:
             return str(ipaddress.IPv6Address(text[1:-1]))
         except ValueError:
-            raise UriError(f"{mask(text)!r} is no IPv6 address") from None
-    host = _decode(text).rstrip() if "%" in text else text
+            raise UriError("what stands in brackets is no IPv6 address") from None
+    host = _decode(text) if "%" in text else text
     if not host:
         raise UriError("the host is missing")
     if not host.isascii():
@@ -157,21 +158,19 @@ def parse_host(text: str) -> str:
         try:
             return str(ipaddress.IPv4Address(host))
         except ValueError:
-            raise UriError(
-                f"{mask(host)!r} is no address: IPv4 is written as four decimal numbers"
-            ) from None
+            raise UriError("the host is no address: IPv4 is written as four decimal numbers") from None
     if not all(_LABEL.match(label) for label in labels):
-        raise UriError(f"{mask(host)!r} is no host name (IPv6 addresses stand in brackets)")
+        raise UriError("the host is neither a name nor an address (IPv6 stands in brackets)")
     return host
 
 
 def parse_port(text: str) -> int:
     """Return a port, 1 to 65535, written in decimal digits without leading zeros.
 
-    :raises UriError: otherwise.
+    :raises UriError: otherwise; like :func:`parse_host` it does not repeat *text*.
     """
     if not _PORT.match(text) or int(text) > 65535:
-        raise UriError(f"port {text[:16]!r}: wanted a number from 1 to 65535")
+        raise UriError("the port: wanted a number from 1 to 65535, without leading zeros")
     return int(text)
 
 
@@ -292,10 +291,10 @@ def _options(text: str, scheme: str, query: str) -> tuple[tuple[str, str], ...]:
         if not equals or not _OPTION_NAME.match(name):
             raise _error(text, "options are written ?name=value&name=value")
         if name in found:
-            raise _error(text, f"option {name!r} stands twice")
+            raise _error(text, "an option stands twice")
         if name not in OPTIONS[scheme]:
             known = ", ".join(sorted(OPTIONS[scheme])) or "none"
-            raise _error(text, f"option {name!r} is not known to {scheme}; known: {known}")
+            raise _error(text, f"an option that {scheme} does not know; known: {known}")
         try:
             found[name] = _decode(value)
         except UriError as e:

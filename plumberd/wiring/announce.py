@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from plumberd.pure.dialects import DIALECTS
 from plumberd.pure.modes import Powers
@@ -11,14 +12,23 @@ from plumberd.pure.policy.rule import Direction
 from plumberd.wiring.settings import Settings
 
 
-def announcement(settings: Settings, powers: Powers | None = None, *, has_pidfds: bool = True) -> list[str]:
-    """Return the lines that describe *settings*; doubts begin with ``warning:``."""
+def announcement(
+    settings: Settings,
+    powers: Powers | None = None,
+    *,
+    has_pidfds: bool = True,
+    addresses: Sequence[str] | None = None,
+) -> list[str]:
+    """Return the lines that describe *settings*; doubts begin with ``warning:``.
+
+    :param addresses: where tcpd really listens, once it does.
+    """
     policy = settings.policy
     group = f"group {settings.group}" if settings.group else f"uid {os.geteuid()} and its group {os.getegid()}"
     lines = [f"run directory {settings.rundir}, for {group}"]
     for name in settings.dialects:
         lines.append(f"  {name:<12} {settings.rundir}/{DIALECTS[name].socket_name}")
-    for description in settings.tcpd:
+    for description in settings.tcpd if addresses is None else addresses:
         lines.append(f"tcpd on {description}")
     if not settings.tcpd:
         lines.append("no remote callers (--tcpd)")

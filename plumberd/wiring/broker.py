@@ -33,7 +33,12 @@ class Broker:
         self._core = core
         limits = core.settings.limits
         self.lookups: FairQueue[int, Lookup] = FairQueue(limits.lookups_per_uid, limits.lookups, limits.waiting_per_uid)
-        self.unread: FairQueue[int, Lookup] = FairQueue(limits.unread_descriptors_per_uid, 2**31, 2**31)
+        self.unread: FairQueue[int, Lookup] = FairQueue(
+            # What lies unread counts against the broker's own descriptors, for all users together.
+            min(limits.unread_descriptors_per_uid, core.descriptors // 4),
+            core.descriptors // 2,
+            2**31,
+        )
         self._forgotten = Deadlines(core.reactor, FORGOTTEN_SECONDS)
         self._under_way: dict[Conversation, Lookup] = {}
         self._conversations: dict[Conversation, Sender] = {}

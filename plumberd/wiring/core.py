@@ -18,7 +18,7 @@ from plumberd.effects.pipes import PipePool
 from plumberd.effects.poll import Poll
 from plumberd.effects.relay import Relay
 from plumberd.effects.resolve import Resolver
-from plumberd.pure.modes import Powers
+from plumberd.pure.modes import Mode, Powers
 from plumberd.wiring.settings import Settings
 
 
@@ -28,6 +28,7 @@ class Core:
 
     :ivar reactor: Twisted's, with all of its interfaces.
     :ivar own: device and inode of every socket that this process listens on.
+    :ivar descriptors: how many this process may have.
     :ivar relays: what is being carried.
     """
 
@@ -40,6 +41,7 @@ class Core:
     services: LocalServices
     resolver: Resolver
     own: set[tuple[int, int]]
+    descriptors: int
     connect_deadline: Deadlines
     patience: Deadlines
     pipes: PipePool = field(default_factory=PipePool)
@@ -63,7 +65,7 @@ class Core:
 
 def make_core(reactor: Any, settings: Settings, resolver: Resolver | None = None) -> Core:
     """Make the shared parts, and find out what this process may do."""
-    kernel.raise_descriptor_limit()
+    descriptors = kernel.raise_descriptor_limit()
     if os.geteuid() != 0:
         # A local service's mode bits must mean what they say for who is not root.
         held = kernel.effective_capabilities() & (1 << kernel.CAP_DAC_OVERRIDE | 1 << kernel.CAP_DAC_READ_SEARCH)
@@ -79,10 +81,15 @@ def make_core(reactor: Any, settings: Settings, resolver: Resolver | None = None
         poll=poll,
         audit=Audit(reactor),
         powers=powers,
-        inspector=Inspector(tell_cgroup=not (powers.lock and powers.give)),
+        inspector=Inspector(tell_cgroup=not (powers.lock and powers.give) or _wants_direct(settings)),
         services=LocalServices(settings.rundir, ActAs(), trusted, own),
         resolver=resolver or Resolver(reactor),
         own=own,
+        descriptors=descriptors,
         connect_deadline=Deadlines(reactor, settings.limits.connect_seconds),
         patience=Deadlines(reactor, settings.limits.handshake_seconds),
     )
+
+
+def _wants_direct(settings: Settings) -> bool:
+    return settings.handover is Mode.DIRECT or any(rule.handover is Mode.DIRECT for rule in settings.policy.rules)

@@ -47,11 +47,17 @@ class PlumberdService(Service):
         self._listen()
         start: Callable[[], None] = super().startService
         start()
-        assert self.core is not None and self.broker is not None
+        assert self.core is not None and self.broker is not None and self.tcpd is not None
         self.broker.start()
-        lines = announcement(self.settings, self.core.powers, has_pidfds=self.core.inspector.has_pidfds)
+        lines = announcement(
+            self.settings,
+            self.core.powers,
+            has_pidfds=self.core.inspector.has_pidfds,
+            addresses=self.tcpd.addresses,
+        )
         if self._reactor is None:
-            self.core.reactor.callWhenRunning(_stop_cleanly_on_sigterm, self.core.reactor)
+            # Behind the reactor's own handlers, which it installs when it begins to run.
+            self.core.reactor.callLater(0, _stop_cleanly_on_sigterm, self.core.reactor)
         for line in lines:
             if line.startswith("warning: "):
                 self._log.warn("{line}", line=line)
@@ -78,10 +84,17 @@ class PlumberdService(Service):
         except RunDirError as e:
             self._give_up(str(e))
         for description in self.settings.tcpd:
-            self.tcpd.listen(description).addErrback(self._not_listening, description)
+            failures: list[Failure] = []
+            listening = self.tcpd.listen(description).addErrback(failures.append)
+            if failures:  # tcp and unix endpoints tell at once
+                self._give_up(f"--tcpd {description}: {failures[0].getErrorMessage()}")
+            listening.addCallback(self._told_late, description, failures)
 
-    def _not_listening(self, failure: Failure, description: str) -> None:
-        self._give_up(f"--tcpd {description}: {failure.getErrorMessage()}")
+    def _told_late(self, _: object, description: str, failures: list[Failure]) -> None:
+        """An endpoint that fails only after the start ends the process, loudly."""
+        if failures and self.core is not None:
+            self._log.critical("--tcpd {description}: {error}", description=description, error=failures[0].getErrorMessage())
+            self.core.reactor.stop()
 
     def _give_up(self, reason: str) -> None:
         assert self.core is not None and self.broker is not None and self.tcpd is not None

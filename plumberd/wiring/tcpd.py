@@ -28,7 +28,7 @@ from plumberd.pure.handshake import GRANTED, NAME_READ_BYTES, called, refusal
 from plumberd.pure.policy.decide import Question, Verdict, decide
 from plumberd.pure.policy.rule import Destination, Direction
 from plumberd.pure.refusals import Refusal, Refused
-from plumberd.pure.uri import Uri
+from plumberd.pure.uri import Uri, show_host
 from plumberd.pure.who import RemoteWho
 from plumberd.wiring.core import Core
 from plumberd.wiring.listening import is_plain, raw_socket, server_from_string
@@ -63,6 +63,11 @@ class Tcpd:
     def ports(self) -> tuple[IListeningPort, ...]:
         """The ports that are listened on."""
         return tuple(self._ports)
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens, for people."""
+        return [_show(port.getHost()) for port in self._ports]
 
     def listen(self, description: str) -> Deferred[None]:
         """Listen on one endpoint; accepting begins at once.
@@ -149,6 +154,7 @@ class Inbound:
         self._verdict: Verdict | None = None
         self._dial: UnixDial | None = None
         self._over = False
+        self.is_named = False
 
     def begin(self) -> bool:
         """Count this caller and give it its deadline; tell whether it may go on."""
@@ -164,6 +170,7 @@ class Inbound:
 
     def named(self, first_read: bytes) -> None:
         """Go through the steps with what the first read brought."""
+        self.is_named = True
         self.core.patience.cancel(self)
         self.core.connect_deadline.set(self, self._dial_too_slow)
         try:
@@ -285,7 +292,6 @@ class RawInbound(Inbound):
     def __init__(self, tcpd: Tcpd, who: RemoteWho, sock: socket.socket) -> None:
         super().__init__(tcpd, who)
         self._sock = sock
-        self._named = False
         self._discarded = 0
 
     def start(self) -> None:
@@ -325,7 +331,7 @@ class RawInbound(Inbound):
             self._sock.close()
 
     def _ready(self, events: int) -> None:
-        if not self._named:
+        if not self.is_named:
             try:
                 data = self._sock.recv(NAME_READ_BYTES)
             except BlockingIOError:
@@ -336,7 +342,6 @@ class RawInbound(Inbound):
                 self.note("gone", "hung up without naming a service")
                 self.drop()
                 return
-            self._named = True
             self.named(data)
         elif events & ERR or events & HUP:
             self.drop()
@@ -399,10 +404,18 @@ class TransportInbound(Inbound):
         self.named(data)
 
     def _ended(self, half: Half) -> None:
+        if not self.is_named and not self._over:
+            self.note("gone", "hung up without naming a service")
         self._leave()
         if self._relaying:
             self.core.relays.discard(half)
             self.note("ended", "reset" if half.reset else "closed", half.moved, self._local.moved if self._local else 0)
+
+
+def _show(host: Any) -> str:
+    if hasattr(host, "port"):
+        return f"{show_host(host.host)}:{host.port}"
+    return str(getattr(host, "name", host))
 
 
 def _transport_peer(peer: Any) -> RemoteWho:

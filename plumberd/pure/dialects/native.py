@@ -7,8 +7,8 @@ import struct
 from typing import Any
 
 from plumberd.pure.dialects.base import FrameDecoder, Malformed, Refused, Request, Send
-from plumberd.pure.pairs import Pairs
 from plumberd.pure.names import check_service
+from plumberd.pure.pairs import Pairs
 from plumberd.pure.refusals import Refusal
 from plumberd.pure.refusals import Refused as RefusedError
 

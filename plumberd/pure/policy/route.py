@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from plumberd.pure.pairs import Pairs
+from plumberd.pure.address import unmapped
 from plumberd.pure.names import check_service, is_reserved, is_service
+from plumberd.pure.pairs import Pairs
 from plumberd.pure.policy.rule import Destination
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import Uri, UriError, parse_host, parse_port, parse_uri
@@ -87,8 +88,8 @@ class Way:
 def find_way(service: str, pairs: Pairs, routes: Routes) -> Way:
     """Follow redirects and routes from *service* to a destination.
 
-    :raises Refused: ``bad-request`` for a pair that is no URI or a chain that is too long,
-        ``denied`` for a reserved name.
+    :raises Refused: ``bad-request`` for a pair that is no URI, a chain that is too long, or a
+        name that the route ``*`` has no place for; ``denied`` for a reserved name.
     """
     steps: list[str] = []
     name = service
@@ -219,15 +220,18 @@ def _split(text: str) -> list[str]:
 
 
 def _fill(target: Target, name: str) -> Uri | Endpoint:
-    if isinstance(target, str):
-        filled = _target(target.replace(PLACEHOLDER, name))
-        return filled
-    return target
+    if not isinstance(target, str):
+        return target
+    try:
+        return _target(target.replace(PLACEHOLDER, name))
+    except RouteError:
+        # a name such as "a..b" in the host's place
+        raise Refused(Refusal.BAD_REQUEST, f"{name!r} does not fit into the route {EVERY}") from None
 
 
 def _destination(scheme: str, host: str, port: int) -> Destination:
     address = Uri(scheme, host, port).address
     if address is not None:
-        return Destination(scheme, None, (address,), port)
+        return Destination(scheme, None, (unmapped(address),), port)
     return Destination(scheme, host, None, port)
 

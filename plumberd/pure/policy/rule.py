@@ -14,6 +14,7 @@ import enum
 import ipaddress
 from dataclasses import dataclass
 
+from plumberd.pure.address import unmapped, unwrap
 from plumberd.pure.modes import WISHES, Mode
 from plumberd.pure.names import SCHEMES, is_service
 from plumberd.pure.uri import IPAddress, UriError, parse_host, parse_port, show_host
@@ -126,6 +127,8 @@ def parse_rule(text: str, source: str = "") -> Rule:
     if any(c < " " or c == "\x7f" for c in text):
         raise RuleError("a control character in a rule")
     words = text.split()
+    if any("@" in word for word in words[:4]):
+        raise RuleError("a rule holds no user and no password: its peer is SCHEME:HOST[:PORT], without an @")
     if len(words) < 4:
         raise RuleError(f"{text!r}: wanted allow|deny in|out SERVICE PEER [handover=MODE]")
     verdict, way, service, peer, *rest = words
@@ -166,7 +169,11 @@ def matches(rule: Rule, direction: Direction, service: str | None, to: Destinati
     if peer.address is not None:
         if to.addresses is None:
             return Match.MAYBE
-        return Match.YES if peer.address in to.addresses else Match.NO
+        if peer.address in to.addresses:
+            return Match.YES
+        # an allow opens the very address that it names, a deny closes its other spellings too
+        hidden = not rule.allow and any(peer.address in unwrap(address) for address in to.addresses)
+        return Match.YES if hidden else Match.NO
     return Match.YES
 
 
@@ -187,11 +194,11 @@ def _peer(word: str, direction: Direction) -> Peer:
             f"{word!r} is no peer: wanted any, SCHEME:any or SCHEME:HOST[:PORT]; schemes are {', '.join(SCHEMES)}"
         )
     rest = rest.removeprefix("//")
+    if scheme == "unix" and direction is Direction.IN:
+        raise RuleError(f"{word!r}: a remote peer has no local name; unix: stands in out rules")
     if rest in ANY:
         return Peer(scheme)
     if scheme == "unix":
-        if direction is Direction.IN:
-            raise RuleError(f"{word!r}: a remote peer has no local name; unix: stands in out rules")
         if not is_service(rest):
             raise RuleError(f"{word!r}: wanted unix:NAME, the name of a local service")
         return Peer(scheme, rest)
@@ -200,12 +207,16 @@ def _peer(word: str, direction: Direction) -> Peer:
         host = parse_host(host)
     except UriError as e:
         raise RuleError(f"{word!r}: {e}") from None
+    if host in ANY:
+        # no host is called so: the rule would silently never match
+        raise RuleError(f"{word!r}: any host is {scheme}:any, without a port")
     try:
-        address = ipaddress.ip_address(host)
+        address = unmapped(ipaddress.ip_address(host))
     except ValueError:
         if direction is Direction.IN and scheme in ("tcp", "udp", "ws"):
             raise RuleError(
-                f"{word!r}: a {scheme} peer proves no name, so this would never match; wanted {scheme}:ADDRESS, or tls:{host}"
+                f"{word!r}: a {scheme} peer proves no name, so this would never match; "
+                f"wanted {scheme}:ADDRESS, or tls:{host}"
             ) from None
         return Peer(scheme, host, None, port)
     return Peer(scheme, None, address, port)
@@ -216,7 +227,7 @@ def _host_and_port(rest: str) -> tuple[str, int | None]:
         host, bracket, tail = rest.partition("]")
         if tail and not tail.startswith(":"):
             raise UriError("only :PORT may stand behind an IPv6 address")
-        return host + bracket, parse_port(tail[1:]) if tail else None
+        return host + bracket, parse_port(tail[1:]) if tail and tail[1:] not in ANY else None
     host, colon, tail = rest.partition(":")
     if ":" in tail:
         raise UriError("an IPv6 address stands in brackets")
