@@ -11,10 +11,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
 
 
 class Deadlines:
     """Deadlines of *seconds*; each fires at most 1/8 of that late."""
+
+    _log = Logger()
 
     def __init__(self, clock: IReactorTime, seconds: float) -> None:
         self.seconds = seconds
@@ -53,5 +56,8 @@ class Deadlines:
                 self._timer = self._clock.callLater(max(due - now, self.seconds / 8), self._look)
                 return
             del self._due[owner]
-            expired()  # may set new ones: the timer, though it has fired, still counts as set
+            try:
+                expired()  # may set new ones: the timer, though it has fired, still counts as set
+            except Exception:
+                self._log.failure("what follows a deadline failed")  # and the other deadlines still hold
         self._timer = None

@@ -13,7 +13,7 @@ import contextlib
 import select
 from collections.abc import Callable
 
-from twisted.internet.interfaces import IReactorFDSet, IReactorTime, IReadDescriptor
+from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime, IReadDescriptor
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -47,6 +47,7 @@ class Poll:
         self._ready: dict[int, Ready] = {}
         self._fresh: set[int] = set()
         self._again: list[Callable[[], None]] = []
+        self._timer: IDelayedCall | None = None
         fds.addReader(self)
 
     def watch(self, fd: int, ready: Ready, *, level: bool = False) -> None:
@@ -75,13 +76,17 @@ class Poll:
     def again(self, work: Callable[[], None]) -> None:
         """Call *work* in the next round: for who has more to do than is fair in one."""
         self._again.append(work)
-        if len(self._again) == 1:
-            self._clock.callLater(0, self._resume)
+        if self._timer is None:
+            self._timer = self._clock.callLater(0, self._resume)
 
     def close(self) -> None:
-        """Let the reactor forget this object; no watched socket is closed."""
+        """Let the reactor forget this object; no watched socket is closed, and nothing is called any more."""
         self._fds.removeReader(self)
         self._ready.clear()
+        self._again.clear()
+        timer, self._timer = self._timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
         self._epoll.close()
 
     def doRead(self) -> None:
@@ -99,7 +104,8 @@ class Poll:
                 callback(events)
             except Exception:
                 self._log.failure("a callback for a socket failed; the socket is no longer watched")
-                self.forget(fd)
+                if ready.get(fd) is callback:  # else it has gone already, and the number is another's
+                    self.forget(fd)
 
     def fileno(self) -> int:
         """Return the epoll descriptor, for the reactor."""
@@ -113,8 +119,11 @@ class Poll:
         """Do nothing: the reactor calls this when it stops."""
 
     def _resume(self) -> None:
+        self._timer = None
         works, self._again = self._again, []
         for work in works:
+            if self._epoll.closed:
+                return
             try:
                 work()
             except Exception:

@@ -25,7 +25,9 @@ class Limits:
     :ivar unread_descriptors_per_uid: descriptors sent to one user and not taken yet; further ones wait.
         Never more than a quarter of the descriptors that the broker may have.
     :ivar handshakes_per_address: inbound connections of one address (an IPv6 /64 is one) before they are let in.
+    :ivar handshakes: such connections in all.
     :ivar relays: connections being carried.
+    :ivar relays_per_peer: connections being carried for one local user, or for one remote address.
     """
 
     connect_seconds: float = 10.0
@@ -37,7 +39,9 @@ class Limits:
     connections_per_uid: int = 4096
     unread_descriptors_per_uid: int = 2048
     handshakes_per_address: int = 256
+    handshakes: int = 4096
     relays: int = 10000
+    relays_per_peer: int = 5000
 
     def with_value(self, name: str, text: str) -> Limits:
         """Return a copy with one limit changed.

@@ -142,7 +142,8 @@ def parse_host(text: str) -> str:
         if "%" in text:
             raise UriError("zone ids are not accepted")
         try:
-            return str(ipaddress.IPv6Address(text[1:-1]))
+            address = ipaddress.IPv6Address(text[1:-1])
+            return str(address.ipv4_mapped or address)  # one host, one spelling; it is dialled as IPv4
         except ValueError:
             raise UriError("what stands in brackets is no IPv6 address") from None
     host = _decode(text) if "%" in text else text

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import socket
 from dataclasses import dataclass, field
 from typing import Any
+
+from twisted.internet.task import deferLater
 
 from plumberd.effects import kernel
 from plumberd.effects.actas import ActAs
@@ -12,14 +16,23 @@ from plumberd.effects.audit import Audit
 from plumberd.effects.credentials import Inspector
 from plumberd.effects.deadline import Deadlines
 from plumberd.effects.dial_unix import LocalServices
-from plumberd.effects.endpoint_relay import Half
+from plumberd.effects.endpoint_relay import Half, adopt
 from plumberd.effects.handover import try_powers
+from plumberd.effects.interfaces import own_addresses
 from plumberd.effects.pipes import PipePool
 from plumberd.effects.poll import Poll
 from plumberd.effects.relay import Relay
 from plumberd.effects.resolve import Resolver
+from plumberd.pure.admission import Admission, FairQueue
 from plumberd.pure.modes import Mode, Powers
+from plumberd.pure.policy.decide import Policy
+from plumberd.pure.refusals import Refusal, Refused
+from plumberd.pure.uri import IPAddress
+from plumberd.pure.who import LocalWho
 from plumberd.wiring.settings import Settings
+
+OWN_ADDRESSES_SECONDS = 1.0
+"""How old the list of the machine's own addresses may be when a confined client is judged."""
 
 
 @dataclass
@@ -46,15 +59,58 @@ class Core:
     patience: Deadlines
     pipes: PipePool = field(default_factory=PipePool)
     relays: set[Relay | Half] = field(default_factory=set)
+    relay_places: FairQueue[str, None] = field(init=False)
+    _addresses_at: float = field(default=float("-inf"), init=False)
+    _own_addresses: frozenset[IPAddress] = field(default=frozenset(), init=False)
 
-    def relay_is_free(self) -> bool:
-        """Tell whether one more connection may be carried."""
-        return len(self.relays) < self.settings.limits.relays
+    def __post_init__(self) -> None:
+        limits = self.settings.limits
+        self.relay_places = FairQueue(limits.relays_per_peer, limits.relays, 0)
 
-    def close(self) -> None:
-        """End every relay and let the reactor forget everything."""
+    def begin_relay(self, peer: str) -> None:
+        """Count one more connection that is carried for *peer*.
+
+        :raises Refused: ``busy`` where the limit is reached.
+        """
+        if self.relay_places.enter(peer, None) is not Admission.NOW:
+            limits = self.settings.limits
+            raise Refused(
+                Refusal.BUSY,
+                f"relays={limits.relays}, relays_per_peer={limits.relays_per_peer}: so many are carried already",
+            )
+
+    def end_relay(self, peer: str, relay: Relay | Half) -> None:
+        """Count one less."""
+        self.relays.discard(relay)
+        self.relay_places.leave(peer)
+
+    def adopt(self, sock: socket.socket) -> Half:
+        """Give a connected UNIX socket to the reactor; return its side of a relay."""
+        half = Half(self.poll, ended=self.relays.discard)
+        adopt(self.reactor, sock, half)
+        self.relays.add(half)
+        return half
+
+    def policy_for(self, who: LocalWho) -> Policy:
+        """Return the policy; a confined client is judged by the addresses that the machine has now."""
+        policy = self.settings.policy
+        if not who.confined:
+            return policy
+        now = self.reactor.seconds()
+        if now - self._addresses_at > OWN_ADDRESSES_SECONDS:
+            self._addresses_at = now
+            self._own_addresses = own_addresses()
+        return dataclasses.replace(policy, own_addresses=policy.own_addresses | self._own_addresses)
+
+    async def end_relays(self) -> None:
+        """Cut every connection that is carried, and wait until all are closed."""
         for relay in list(self.relays):
             relay.abort()
+        while self.relays:
+            await deferLater(self.reactor, 0)
+
+    def close(self) -> None:
+        """Let the reactor forget everything."""
         self.connect_deadline.close()
         self.patience.close()
         self.resolver.close()

@@ -26,7 +26,7 @@ from plumberd.effects.conversation import Conversation
 from plumberd.effects.credentials import Sender
 from plumberd.effects.dial_tcp import TcpDial
 from plumberd.effects.dial_unix import UnixDial
-from plumberd.effects.endpoint_relay import Half, HalfFactory, adopt
+from plumberd.effects.endpoint_relay import Half, HalfFactory
 from plumberd.effects.relay import Relay
 from plumberd.pure.admission import Admission, FairQueue
 from plumberd.pure.dialects import Request
@@ -85,6 +85,7 @@ class Lookup:
         self._verdict: Verdict | None = None
         self._mode = Mode.AUTO
         self._over = False
+        self._account = f"uid {self.uid}"
         self.admitted = False
 
     def enter(self) -> None:
@@ -183,12 +184,11 @@ class Lookup:
         dial.start()
 
     def _dial_endpoint(self, target: Endpoint) -> None:
-        if not self._core.relay_is_free():
-            raise _too_many_relays(self._core)
-        half = Half(self._core.poll, ended=self._core.relays.discard)
+        self._core.begin_relay(self._account)
+        half = Half(self._core.poll, ended=self._half_ended)
         connecting = _client_from_string(self._core.reactor, target.description).connect(HalfFactory(lambda: half))
         self._step = connecting
-        connecting.addCallbacks(lambda _: self._endpoint_connected(half), self._endpoint_failed)
+        connecting.addCallbacks(lambda _: self._endpoint_connected(half), self._endpoint_failed, errbackArgs=(half,))
 
     def _local_connected(self, result: socket.socket | Refused) -> None:
         self._step = None
@@ -229,15 +229,21 @@ class Lookup:
             self._refuse(Refused(Refusal.UNREACHABLE, "the far side hung up at once"))
             return
         ours, theirs = socket.socketpair()
-        local = Half(self._core.poll, ended=self._core.relays.discard)
-        adopt(self._core.reactor, ours, local)
+        local = self._core.adopt(ours)
         self._core.relays.add(half)
         local.join(half)
         self._sock = theirs
         self._deliver()
 
-    def _endpoint_failed(self, failure: Failure) -> None:
+    def _half_ended(self, half: Half) -> None:
+        self._core.end_relay(self._account, half)
+        if half.other is not None:
+            self._note("ended", "reset" if half.reset else "closed", half.other.moved, half.moved)
+
+    def _endpoint_failed(self, failure: Failure, half: Half) -> None:
         self._step = None
+        if half.wire is None:  # else it ends by itself
+            self._core.end_relay(self._account, half)
         if not self._over:
             self._refuse(Refused(Refusal.UNREACHABLE, printable(failure.getErrorMessage())))
 
@@ -278,8 +284,7 @@ class Lookup:
             return sock
         assert self._to is not None
         if self._mode is Mode.RELAYED:
-            if not self._core.relay_is_free():
-                raise _too_many_relays(self._core)
+            self._core.begin_relay(self._account)
             ours, theirs = socket.socketpair()
             relay = Relay(self._core.poll, self._core.reactor, self._core.pipes, ours, sock, self._relay_done)
             self._core.relays.add(relay)
@@ -295,7 +300,7 @@ class Lookup:
         self._places.taken(self, forgotten=self.conversation.left_unread)
 
     def _relay_done(self, relay: Relay) -> None:
-        self._core.relays.discard(relay)
+        self._core.end_relay(self._account, relay)
         self._note("ended", relay.ending, relay.up, relay.down)
 
     # -- small parts of the steps
@@ -314,7 +319,7 @@ class Lookup:
     def _judge(self, far_service: str | None) -> Verdict:
         """Ask the rules: for the service that was asked for, and for the one that the URI names."""
         assert self._who is not None and self._to is not None
-        policy = self._core.settings.policy
+        policy = self._core.policy_for(self._who)
         question = Question(Direction.OUT, self._request.service, self._to, bool(self._who.confined))
         verdict = decide(policy, question)
         if verdict.granted is False or far_service is None or far_service == self._request.service:
@@ -390,7 +395,3 @@ def _denied(verdict: Verdict) -> Refused:
 
 def _ours(error: OSError) -> Refused:
     return Refused(Refusal.BUSY, f"the broker could not do it: {os.strerror(error.errno or 0)}")
-
-
-def _too_many_relays(core: Core) -> Refused:
-    return Refused(Refusal.BUSY, f"relays: {core.settings.limits.relays} connections are being carried already")

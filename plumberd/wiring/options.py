@@ -30,6 +30,7 @@ from plumberd.pure.places import broker_rundir
 from plumberd.pure.policy.decide import DEFAULTS, Policy
 from plumberd.pure.policy.route import Endpoint, RouteError, Routes, Target, check_loops, parse_redirect, parse_route
 from plumberd.pure.policy.rule import Direction, Rule, RuleError, parse_rule
+from plumberd.pure.uri import Uri
 from plumberd.wiring.announce import announcement
 from plumberd.wiring.arguments import ArgumentError, group
 from plumberd.wiring.listening import EndpointError, full_description
@@ -205,6 +206,8 @@ class Options(usage.Options):
             raise SystemExit(f"{option}: {name}: {e}") from None
         except Exception as e:  # each endpoint parser has errors of its own
             raise SystemExit(f"{option}: {name}: no client endpoint: {str(e) or type(e).__name__}") from None
+        if isinstance(target, Uri) and target.password is not None:
+            raise SystemExit(f"{option}: {name}: a password on the command line shows in ps; it is refused here")
         if name in table:
             _fail(option, name, "each service once")
         table[name] = target

@@ -110,6 +110,7 @@ class PlumberdService(Service):
         self.core = None
         broker.stop()
         await defer.DeferredList(tcpd.stop())
+        await core.end_relays()
         core.close()
         self._log.info("plumberd has stopped")
 

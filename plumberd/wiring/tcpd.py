@@ -7,6 +7,7 @@ is the same, at the same time.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 from collections.abc import Callable
@@ -21,9 +22,11 @@ from plumberd.effects.audit import Outcome
 from plumberd.effects.deadline import Deadlines
 from plumberd.effects.dial_tcp import remote_address
 from plumberd.effects.dial_unix import UnixDial
-from plumberd.effects.endpoint_relay import Half, HalfFactory, adopt
+from plumberd.effects.endpoint_relay import Half, HalfFactory
 from plumberd.effects.poll import ERR, HUP
 from plumberd.effects.relay import Relay
+from plumberd.effects.rundir import identity
+from plumberd.pure.admission import Admission, FairQueue
 from plumberd.pure.handshake import GRANTED, NAME_READ_BYTES, called, refusal
 from plumberd.pure.policy.decide import Question, Verdict, decide
 from plumberd.pure.policy.rule import Destination, Direction
@@ -55,7 +58,8 @@ class Tcpd:
         self.refusals = Deadlines(core.reactor, REFUSAL_SECONDS)
         self.lingering = Deadlines(core.reactor, LINGER_SECONDS)
         self.peers: set[Inbound] = set()
-        self._of_address: dict[str, int] = {}
+        limits = core.settings.limits
+        self.handshakes: FairQueue[str, None] = FairQueue(limits.handshakes_per_address, limits.handshakes, 0)
         self._ports: list[IListeningPort] = []
         self._acceptors: list[Acceptor] = []
 
@@ -80,6 +84,10 @@ class Tcpd:
 
         def listening(port: IListeningPort) -> None:
             self._ports.append(port)
+            path = getattr(port.getHost(), "name", None)
+            if path is not None:  # a UNIX socket in the run directory would look like a service
+                with contextlib.suppress(OSError, ValueError):
+                    self.core.own.add(identity(path))
             if plain:
                 acceptor = Acceptor(self.core.poll, self.core.reactor, raw_socket(port), self._accepted)
                 self._acceptors.append(acceptor)
@@ -100,22 +108,6 @@ class Tcpd:
         self.refusals.close()
         self.lingering.close()
         return closing
-
-    def enter(self, key: str) -> bool:
-        """Count one more handshake of an address; tell whether it may."""
-        count = self._of_address.get(key, 0)
-        if count >= self.core.settings.limits.handshakes_per_address:
-            return False
-        self._of_address[key] = count + 1
-        return True
-
-    def leave(self, key: str) -> None:
-        """Count one handshake less."""
-        left = self._of_address[key] - 1
-        if left:
-            self._of_address[key] = left
-        else:
-            del self._of_address[key]
 
     def _accepted(self, sock: socket.socket) -> None:
         who = RemoteWho("tcp", None)
@@ -150,6 +142,8 @@ class Inbound:
         self.who = who
         self._began = self.core.reactor.seconds()
         self._key = ""
+        self._account = ""
+        """Whose relay it is; behind a proxy not the one whose handshake it was."""
         self._service = ""
         self._verdict: Verdict | None = None
         self._dial: UnixDial | None = None
@@ -158,12 +152,16 @@ class Inbound:
 
     def begin(self) -> bool:
         """Count this caller and give it its deadline; tell whether it may go on."""
-        key = _account(self.who)
-        if not self.tcpd.enter(key):
-            limit = self.core.settings.limits.handshakes_per_address
-            self.note("busy", f"handshakes_per_address: {limit} under way from {key}")
+        self._key = _account(self.who)
+        if self.tcpd.handshakes.enter(self._key, None) is not Admission.NOW:
+            limits = self.core.settings.limits
+            self.note(
+                "busy",
+                f"handshakes_per_address={limits.handshakes_per_address}, handshakes={limits.handshakes}: "
+                f"so many are under way from {self._key}, or in all",
+            )
+            self._over = True
             return False
-        self._key = key
         self.tcpd.peers.add(self)
         self.core.patience.set(self, self._too_slow)
         return True
@@ -247,14 +245,17 @@ class Inbound:
         self._dial = None
         if isinstance(result, Refused):
             self._refuse(result)
-        elif not self.core.relay_is_free():
+            return
+        self._account = _account(self.who)
+        try:
+            self.core.begin_relay(self._account)
+        except Refused as e:
             result.close()
-            limit = self.core.settings.limits.relays
-            self._refuse(Refused(Refusal.BUSY, f"relays: {limit} connections are being carried already"))
-        else:
-            self.note("granted", "")
-            self._leave()
-            self.carry(result)
+            self._refuse(e)
+            return
+        self.note("granted", "")
+        self._leave()
+        self.carry(result)
 
     def _refuse(self, refused: Refused) -> None:
         self.note(refused.word.value, refused.reason)
@@ -282,8 +283,7 @@ class Inbound:
         if self._dial is not None:
             self._dial.cancel()
             self._dial = None
-        if self._key:
-            self.tcpd.leave(self._key)
+        self.tcpd.handshakes.leave(self._key)
 
 
 class RawInbound(Inbound):
@@ -361,7 +361,7 @@ class RawInbound(Inbound):
         self.drop()
 
     def _carried(self, relay: Relay) -> None:
-        self.core.relays.discard(relay)
+        self.core.end_relay(self._account, relay)
         self.note("ended", relay.ending, relay.up, relay.down)
 
 
@@ -379,8 +379,7 @@ class TransportInbound(Inbound):
         self._relaying = True
         self.core.relays.add(self.half)
         self.half.wire.write(GRANTED)
-        self._local = local = Half(self.core.poll, ended=lambda half: None)
-        adopt(self.core.reactor, service, local)
+        self._local = local = self.core.adopt(service)
         local.hold(self.core.reactor, HOLD_SECONDS)
         self.half.join(local)
 
@@ -408,7 +407,7 @@ class TransportInbound(Inbound):
             self.note("gone", "hung up without naming a service")
         self._leave()
         if self._relaying:
-            self.core.relays.discard(half)
+            self.core.end_relay(self._account, half)
             self.note("ended", "reset" if half.reset else "closed", half.moved, self._local.moved if self._local else 0)
 
 
