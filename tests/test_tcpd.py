@@ -128,7 +128,7 @@ class Callers(TcpdTestCase):
         service = self.run_tcpd(f"allow in pong tcp:{self.peer_address}", f"deny in other tcp:{self.peer_address}")
         self.serve(service.settings.rundir, "pong")
         await self.ask(service, b"pong")
-        self.assertIn(self.peer_address, self.outcomes[0].who)
+        self.assertIn(self.peer_address, str(self.outcomes[0].who))
 
     peer_address = "127.0.0.1"
 

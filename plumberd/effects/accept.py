@@ -21,7 +21,7 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Acceptor:
-    """Accepts on *sock*, which it does not own, and gives each connection to *take*, which owns it."""
+    """Accepts on *sock*, which it does not own, and gives each connection, blocking, to *take*, which owns it."""
 
     _log = Logger()
 
@@ -66,5 +66,9 @@ class Acceptor:
                 self._poll.forget(self._sock.fileno())
                 self._timer = self._clock.callLater(PAUSE_SECONDS, self.start)
                 return
-            sock.setblocking(False)
-            self._take(sock)
+            try:
+                self._take(sock)
+            except Exception:
+                # One that fails must not end the accepting of all others.
+                self._log.failure("an accepted connection could not be served; it is closed")
+                sock.close()

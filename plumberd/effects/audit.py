@@ -18,15 +18,15 @@ APART = 50
 """Up to so many outcomes of one batch are events of their own."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Outcome:
     """What became of one attempt. It holds no secret.
 
     :ivar verdict: ``granted``, ``ended``, or the word of a refusal.
     :ivar direction: ``out``, ``in``; empty where it was no attempt yet.
     :ivar service: what was asked for; empty for none.
-    :ivar to: where it went, or would have gone.
-    :ivar who: who asked.
+    :ivar to: where it went, or would have gone; a value that prints without its password.
+    :ivar who: who asked; a value.
     :ivar rule: the rule or default that decided.
     :ivar mode: of the hand-over; ``relayed`` for what comes in.
     :ivar seconds: from the request to the outcome.
@@ -37,8 +37,8 @@ class Outcome:
     verdict: str
     direction: str = ""
     service: str = ""
-    to: str = ""
-    who: str = ""
+    to: object = ""
+    who: object = ""
     rule: str = ""
     mode: str = ""
     seconds: float = 0.0
@@ -47,9 +47,9 @@ class Outcome:
     down: int = 0
 
     def __str__(self) -> str:
-        words = [self.verdict, self.direction, self.service or ("-" if self.direction else ""), self.to]
+        words = [self.verdict, self.direction, self.service or ("-" if self.direction else ""), str(self.to)]
         text = " ".join(w for w in words if w)
-        for key, value in (("mode", self.mode), ("rule", self.rule), ("who", self.who)):
+        for key, value in (("mode", self.mode), ("rule", self.rule), ("who", str(self.who))):
             if value:
                 text += f" {key}=[{value}]" if " " in value else f" {key}={value}"
         if self.up or self.down:

@@ -23,7 +23,8 @@ from plumberd.pure.dialects import Dialect, Malformed, Request, Send
 from plumberd.pure.dialects.base import Refused as RefusedRequest
 from plumberd.pure.refusals import Refusal
 
-READ_BYTES = 65536
+READ_BYTES = 8192
+"""A lookup is rarely longer; what is takes several reads."""
 _MOST_DESCRIPTORS = 253  # SCM_MAX_FD
 _ANCILLARY_BYTES = socket.CMSG_SPACE(12) + socket.CMSG_SPACE(4 * _MOST_DESCRIPTORS)
 _FLAGS = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
@@ -86,6 +87,7 @@ class Conversation:
         self._fd = -1
         self._done: Done | None = None
         self._last = False
+        self._untaken = False
         self._served = False
         self._in_loop = False
         self.left_unread = False
@@ -226,26 +228,30 @@ class Conversation:
     def _continue(self) -> None:
         """Send the next part if the client has taken the one before; finish behind the last."""
         try:
-            while True:
+            if self._untaken:
                 if kernel.unsent_bytes(self.sock.fileno()):
                     return
-                if not self._sends:
-                    break
-                send, *rest = self._sends
-                self._sends = tuple(rest)
-                ancillary = []
-                if send.descriptor:
-                    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _FD.pack(self._fd))]
-                sent = self.sock.sendmsg([send.data], ancillary, _SEND_FLAGS)
-                if send.descriptor:
-                    self._drop()
-                if sent < len(send.data):
-                    self.close()  # a client that lets its queue fill up
-                    return
+                self._untaken = False
+            if self._sends:
+                self._send_next()
+                return  # that it was taken comes as an edge
         except OSError:
             self.close()
             return
         self._finish()
+
+    def _send_next(self) -> None:
+        send = self._sends[0]
+        self._sends = self._sends[1:]
+        self._untaken = True
+        if send.descriptor:
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _FD.pack(self._fd))]
+            sent = self.sock.sendmsg([send.data], ancillary, _SEND_FLAGS)
+            self._drop()
+        else:
+            sent = self.sock.send(send.data, _SEND_FLAGS)
+        if sent < len(send.data):
+            self.close()  # a client that lets its queue fill up
 
     def _finish(self) -> None:
         self._served = True

@@ -137,7 +137,7 @@ class TcpDial:
 
     def _won(self, sock: socket.socket) -> None:
         address = self._racing.pop(sock)
-        if _is_self_connected(sock, address):
+        if _is_self_connected(sock, address, self._port):
             sock.close()
             self._fail(address, errno.ECONNREFUSED)
             self.start()
@@ -154,11 +154,11 @@ class TcpDial:
             timer.cancel()
 
 
-def _is_self_connected(sock: socket.socket, address: IPAddress) -> bool:
+def _is_self_connected(sock: socket.socket, address: IPAddress, port: int) -> bool:
     """Tell whether TCP's simultaneous open has connected the socket to itself (no listener, same port)."""
     if zone(address) is not Zone.LOOPBACK:
         return False
-    return bool(sock.getsockname()[:2] == sock.getpeername()[:2])
+    return bool(sock.getsockname()[:2] == (str(address), port))
 
 
 def remote_address(sock: socket.socket) -> tuple[IPAddress, int]:

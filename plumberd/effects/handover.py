@@ -21,7 +21,12 @@ NOBODY = 65534
 
 _LOOPBACK = ipaddress.IPv4Address("127.0.0.1")
 _SO_DETACH_FILTER = 27
-_cached_program = functools.lru_cache(maxsize=4096)(lock_program)
+
+
+@functools.lru_cache(maxsize=4096)
+def _program(number: int, version: int, port: int) -> kernel.FilterProgram:
+    address = ipaddress.IPv4Address(number) if version == 4 else ipaddress.IPv6Address(number)
+    return kernel.FilterProgram(lock_program(address, port), INSTRUCTION_BYTES)
 
 
 def lock(sock: socket.socket, address: IPAddress, port: int) -> None:
@@ -29,7 +34,7 @@ def lock(sock: socket.socket, address: IPAddress, port: int) -> None:
 
     :raises OSError: where the kernel does not let this process.
     """
-    kernel.attach_filter(sock, _cached_program(address, port), INSTRUCTION_BYTES)
+    _program(int(address), address.version, port).lock_on(sock)
 
 
 def make_ready(sock: socket.socket, *, tcp: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import platform
@@ -20,6 +21,9 @@ SO_LOCK_FILTER = 44
 F_SETPIPE_SZ = 1031
 SPLICE_F_MOVE = 1
 SPLICE_F_NONBLOCK = 2
+
+_UNCHANGED = 2**32 - 1
+"""-1: setresuid(2) would leave the id as it is, and the work would be done as root."""
 
 PYTHON_GETSOCKOPT_BYTES = 1024
 """socket.getsockopt takes no longer buffer: 256 groups."""
@@ -70,15 +74,21 @@ def peer_groups(sock: socket.socket) -> tuple[int, ...]:
     return struct.unpack(f"{len(raw) // 4}I", raw)
 
 
-def attach_filter(sock: socket.socket, program: bytes, instruction_bytes: int) -> None:
-    """Attach a classic BPF program and lock it there for ever.
+class FilterProgram:
+    """A classic BPF program, laid out as the kernel wants it."""
 
-    :raises OSError: where the kernel does not let this process.
-    """
-    buffer = ctypes.create_string_buffer(program, len(program))
-    fprog = struct.pack("HP", len(program) // instruction_bytes, ctypes.addressof(buffer))
-    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, fprog)
-    sock.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
+    def __init__(self, program: bytes, instruction_bytes: int) -> None:
+        self._buffer = ctypes.create_string_buffer(program, len(program))
+        length = len(program) // instruction_bytes
+        self._fprog = struct.pack("HP", length, ctypes.addressof(self._buffer))  # struct sock_fprog
+
+    def lock_on(self, sock: socket.socket) -> None:
+        """Attach it, and lock it there for ever.
+
+        :raises OSError: where the kernel does not let this process.
+        """
+        sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, self._fprog)
+        sock.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
 
 
 def can_switch_ids() -> bool:
@@ -100,6 +110,8 @@ class ThreadIds:
 
         :raises OSError: at the first that fails.
         """
+        if _UNCHANGED in (uid, gid):
+            raise OSError(errno.EINVAL, "no uid or gid")
         if uid_first:
             self._call(self._setresuid, self._keep, ctypes.c_long(uid), self._keep)
         array = (ctypes.c_uint32 * len(groups))(*groups)

@@ -74,7 +74,8 @@ def untrusted_because(path: str, uid: int) -> str | None:
     if status.st_uid not in (0, uid):
         return f"it belongs to uid {status.st_uid}, neither to root nor to uid {uid}"
     if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
-        return f"others can write it and its sticky bit is not set (mode {stat.S_IMODE(status.st_mode):04o}); chmod +t it"
+        mode = f"{stat.S_IMODE(status.st_mode):04o}"
+        return f"others can write it and its sticky bit is not set (mode {mode}); chmod +t it"
     return None
 
 
@@ -111,9 +112,7 @@ class BoundSocket:
             if identity(self.path) == self.identity:
                 os.unlink(self.path)
         self.sock.close()
-        with contextlib.suppress(OSError):
-            os.unlink(self.path + ".lock")
-        os.close(lock)
+        _give_lock_back(self.path, lock)
 
 
 def identity(path: str) -> tuple[int, int]:
@@ -152,13 +151,16 @@ def bind_socket(rundir: str, name: str, gid: int | None) -> BoundSocket:
             sock.setblocking(False)
             return BoundSocket(path, sock, identity(path), lock)
         except BaseException:
+            if sock.getsockname():  # it is bound, so what lies there is ours
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
             sock.close()
             raise
     except OSError as e:
-        os.close(lock)
+        _give_lock_back(path, lock)
         raise RunDirError(f"cannot listen on {path}: {e.strerror}") from None
     except BaseException:
-        os.close(lock)
+        _give_lock_back(path, lock)
         raise
 
 
@@ -188,6 +190,15 @@ def _take_lock(path: str) -> int:
         if found == (mine.st_dev, mine.st_ino):
             return lock
         os.close(lock)  # it was unlinked by one that was just stopping: once more, on the new one
+
+
+def _give_lock_back(path: str, lock: int) -> None:
+    """Remove the lock file, if it is still the one that *lock* holds, and close *lock*."""
+    with contextlib.suppress(OSError):
+        mine = os.fstat(lock)
+        if identity(path + ".lock") == (mine.st_dev, mine.st_ino):
+            os.unlink(path + ".lock")
+    os.close(lock)
 
 
 def _remove_stale(path: str) -> None:

@@ -25,11 +25,14 @@ from plumberd.effects.relay import Relay
 from plumberd.effects.resolve import Resolver
 from plumberd.pure.admission import Admission, FairQueue
 from plumberd.pure.modes import Mode, Powers
-from plumberd.pure.policy.decide import Policy
+from plumberd.pure.policy.decide import Policy, Question, Verdict, decide
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import IPAddress
 from plumberd.pure.who import LocalWho
 from plumberd.wiring.settings import Settings
+
+DECISIONS = 4096
+"""Decisions that are remembered."""
 
 OWN_ADDRESSES_SECONDS = 1.0
 """How old the list of the machine's own addresses may be when a confined client is judged."""
@@ -60,12 +63,24 @@ class Core:
     pipes: PipePool = field(default_factory=PipePool)
     relays: set[Relay | Half] = field(default_factory=set)
     relay_places: FairQueue[str, None] = field(init=False)
+    _decisions: dict[Question, Verdict] = field(default_factory=dict, init=False)
     _addresses_at: float = field(default=float("-inf"), init=False)
     _own_addresses: frozenset[IPAddress] = field(default=frozenset(), init=False)
 
     def __post_init__(self) -> None:
         limits = self.settings.limits
         self.relay_places = FairQueue(limits.relays_per_peer, limits.relays, 0)
+
+    def decide(self, policy: Policy, question: Question) -> Verdict:
+        """Decide, or remember what was decided: the function is pure, and the policy of one generation never changes."""
+        if policy is not self.settings.policy:
+            return decide(policy, question)
+        verdict = self._decisions.get(question)
+        if verdict is None:
+            if len(self._decisions) >= DECISIONS:
+                self._decisions.clear()
+            verdict = self._decisions[question] = decide(policy, question)
+        return verdict
 
     def begin_relay(self, peer: str) -> None:
         """Count one more connection that is carried for *peer*.

@@ -31,7 +31,7 @@ from plumberd.effects.relay import Relay
 from plumberd.pure.admission import Admission, FairQueue
 from plumberd.pure.dialects import Request
 from plumberd.pure.modes import Mode, choose_mode
-from plumberd.pure.policy.decide import Question, Verdict, decide
+from plumberd.pure.policy.decide import Question, Verdict
 from plumberd.pure.policy.route import Endpoint, Way, destination, find_way, parse_target_uri
 from plumberd.pure.policy.rule import Destination, Direction
 from plumberd.pure.refusals import Refusal, Refused, printable
@@ -82,6 +82,7 @@ class Lookup:
         self._who: LocalWho | None = None
         self._to: Destination | None = None
         self._uri: Uri | None = None
+        self._address: IPAddress | None = None
         self._verdict: Verdict | None = None
         self._mode = Mode.AUTO
         self._over = False
@@ -204,8 +205,7 @@ class Lookup:
             self._refuse(result)
             return
         assert self._to is not None and self._uri is not None
-        self._sock, address = result
-        self._to = dataclasses.replace(self._to, addresses=(address,))
+        self._sock, self._address = result
         if self._uri.service is None:
             self._deliver()
             return
@@ -291,8 +291,8 @@ class Lookup:
             relay.start()
             return theirs
         if self._mode is Mode.LOCKED:
-            assert self._to.addresses is not None
-            handover.lock(sock, self._to.addresses[0], self._uri.port)
+            assert self._address is not None
+            handover.lock(sock, self._address, self._uri.port)
         handover.make_ready(sock, tcp=True)
         return sock
 
@@ -321,6 +321,7 @@ class Lookup:
         assert self._who is not None and self._to is not None
         policy = self._core.policy_for(self._who)
         question = Question(Direction.OUT, self._request.service, self._to, bool(self._who.confined))
+        decide = self._core.decide
         verdict = decide(policy, question)
         if verdict.granted is False or far_service is None or far_service == self._request.service:
             return verdict
@@ -377,8 +378,8 @@ class Lookup:
                 verdict,
                 "out",
                 self._request.service or "",
-                str((self._uri if self._mode is not Mode.LOCAL else None) or self._to or ""),
-                str(self._who) if self._who else f"uid={self.uid}",
+                (self._uri if self._mode is not Mode.LOCAL else None) or self._to or "",
+                self._who or f"uid={self.uid}",
                 self._verdict.rule if self._verdict else "",
                 self._mode.value if verdict in ("granted", "ended") else "",
                 self._core.reactor.seconds() - self._began,

@@ -28,7 +28,7 @@ from plumberd.effects.relay import Relay
 from plumberd.effects.rundir import identity
 from plumberd.pure.admission import Admission, FairQueue
 from plumberd.pure.handshake import GRANTED, NAME_READ_BYTES, called, refusal
-from plumberd.pure.policy.decide import Question, Verdict, decide
+from plumberd.pure.policy.decide import Question, Verdict
 from plumberd.pure.policy.rule import Destination, Direction
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import Uri, show_host
@@ -110,6 +110,7 @@ class Tcpd:
         return closing
 
     def _accepted(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
         who = RemoteWho("tcp", None)
         if sock.family != socket.AF_UNIX:
             try:
@@ -192,7 +193,7 @@ class Inbound:
                 "in",
                 self._service,
                 "",
-                str(self.who),
+                self.who,
                 self._verdict.rule if self._verdict else "",
                 "relayed" if verdict in ("granted", "ended") else "",
                 self.core.reactor.seconds() - self._began,
@@ -223,7 +224,7 @@ class Inbound:
         self._service = name
         address = self.who.address
         to = Destination("tcp", None, None if address is None else (address,), self.who.port)
-        self._verdict = verdict = decide(self.core.settings.policy, Question(Direction.IN, name, to))
+        self._verdict = verdict = self.core.decide(self.core.settings.policy, Question(Direction.IN, name, to))
         if not verdict.granted:
             raise Refused(Refusal.DENIED, verdict.reason)
         return self._redirected(name)

@@ -7,6 +7,7 @@ service of that name. A redirect to a name is looked up again, at most 8 times.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ from plumberd.pure.names import check_service, is_reserved, is_service
 from plumberd.pure.pairs import Pairs
 from plumberd.pure.policy.rule import Destination
 from plumberd.pure.refusals import Refusal, Refused
-from plumberd.pure.uri import Uri, UriError, parse_host, parse_port, parse_uri
+from plumberd.pure.uri import IPAddress, Uri, UriError, parse_host, parse_port, parse_uri
 
 CHAIN = 8
 """Most redirects that one lookup follows."""
@@ -119,6 +120,12 @@ def parse_target_uri(text: str) -> Uri:
 
     :raises Refused: ``bad-request`` or ``denied``.
     """
+    if "@" in text:
+        return _parse_target_uri(text)  # a password is not kept
+    return _cached_target_uri(text)
+
+
+def _parse_target_uri(text: str) -> Uri:
     try:
         uri = parse_uri(text)
     except UriError as e:
@@ -128,6 +135,14 @@ def parse_target_uri(text: str) -> Uri:
     if uri.scheme == "tcp" and uri.user is not None:
         raise Refused(Refusal.BAD_REQUEST, "credentials are not sent over plain tcp")
     return uri
+
+
+_cached_target_uri = functools.lru_cache(maxsize=1024)(_parse_target_uri)
+
+
+@functools.lru_cache(maxsize=1024)
+def _literal_address(host: str) -> IPAddress | None:
+    return Uri("tcp", host, 0).address
 
 
 def destination(uri: Uri) -> Destination:
@@ -230,7 +245,7 @@ def _fill(target: Target, name: str) -> Uri | Endpoint:
 
 
 def _destination(scheme: str, host: str, port: int) -> Destination:
-    address = Uri(scheme, host, port).address
+    address = _literal_address(host)
     if address is not None:
         return Destination(scheme, None, (unmapped(address),), port)
     return Destination(scheme, host, None, port)
