@@ -1,11 +1,11 @@
-"""Carry bytes between two raw sockets, in the kernel, exactly.
+"""Carry bytes between two raw sockets, exactly.
 
-Each direction is a pump: splice(2) from the source into a pipe and out of it
-into the sink. What holds:
+Each direction is a pump (:mod:`plumberd.effects.pumps`): spliced in the kernel,
+or cut and joined where one side has packets. What holds:
 
 - Every byte that one side sent before it closed reaches the other.
 - The end of one direction is passed on as the end of that direction alone.
-- A slow reader slows the sender; at most one pipe of bytes waits in between.
+- A slow reader slows the sender; at most what one pump holds waits in between.
 - One that closes with bytes unread, or dies, becomes a reset for a TCP peer,
   after the bytes that it sent before have arrived there.
 - A TCP peer's reset closes the other side at once, half-closed or not.
@@ -14,7 +14,7 @@ into the sink. What holds:
 from __future__ import annotations
 
 import contextlib
-import os
+import errno
 import socket
 import struct
 from collections.abc import Callable
@@ -22,8 +22,9 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from plumberd.effects import kernel
-from plumberd.effects.pipes import Pipe, PipePool
+from plumberd.effects.pipes import PipePool
 from plumberd.effects.poll import ERR, HUP, OUT, Poll
+from plumberd.effects.pumps import Pump, SplicePump, Untranslatable
 
 A_TURN = 16
 """Rounds of one pump before others have their turn."""
@@ -35,22 +36,8 @@ DRAIN_SECONDS = 30.0
 """How long a reset waits for the bytes before it to arrive."""
 
 _DRAIN_STEP_SECONDS = 0.01
-_SPLICE = kernel.SPLICE_F_MOVE | kernel.SPLICE_F_NONBLOCK
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER, socket(7)
-
-
-class _Pump:
-    """One direction."""
-
-    def __init__(self, source: socket.socket, sink: socket.socket) -> None:
-        self.source = source
-        self.sink = sink
-        self.pipe: Pipe | None = None
-        self.moved = 0
-        self.ended = False
-        """The source has ended."""
-        self.finished = False
-        """... and all of it, and the end, has reached the sink."""
 
 
 class Relay:
@@ -68,14 +55,21 @@ class Relay:
         left: socket.socket,
         right: socket.socket,
         done: Callable[[Relay], None],
+        *,
+        forth: Pump | None = None,
+        back: Pump | None = None,
     ) -> None:
+        """Prepare; :meth:`start` begins.
+
+        :param forth, back: the pumps from left to right and back; spliced where none is given.
+        :param done: told once, when both sockets are closed.
+        """
         self._poll = poll
         self._clock = clock
-        self._pipes = pipes
         self._left = left
         self._right = right
-        self._forth = _Pump(left, right)
-        self._back = _Pump(right, left)
+        self._forth = forth or SplicePump(left, right, pipes)
+        self._back = back or SplicePump(right, left, pipes)
         self._held = False
         self._done: Callable[[Relay], None] | None = done
         self._again = False
@@ -170,68 +164,53 @@ class Relay:
             self._held = False
             self._run(forth=False, back=True)
 
-    def _step(self, pump: _Pump) -> bool:
+    def _step(self, pump: Pump) -> bool:
         """Move what can be moved; tell whether there is more."""
         for _ in range(A_TURN):
             if pump.finished:
                 return False
             filled = not pump.ended and self._fill(pump)
             emptied = self._empty(pump)
-            if pump.pipe is None and pump.ended:
+            if pump.ended and not pump.holds:
                 self._pass_end(pump)
                 return False
             if not filled and not emptied:
                 return False
         return True
 
-    def _fill(self, pump: _Pump) -> bool:
-        if pump.pipe is None:
-            try:
-                pump.pipe = self._pipes.take()
-            except OSError:
-                self._fault = "no descriptors for a pipe"
-                self._patience = 0
-                self._forth.finished = self._back.finished = True
-                return False
+    def _fill(self, pump: Pump) -> bool:
         try:
-            count = os.splice(pump.source.fileno(), pump.pipe.write, 1 << 20, flags=_SPLICE)
-        except BlockingIOError:
-            count = -1  # nothing there, or the pipe is full
-        except OSError:
+            count = pump.fill()
+        except Untranslatable as e:
+            self._give_up(str(e))
+            return False
+        except OSError as e:
+            if e.errno in _EXHAUSTED:
+                self._give_up(f"no descriptors for a pipe: {e.strerror}")
+                return False
             # The kernel gives what is queued before it tells the error, so this is the end.
             self._broken(pump.source)
             count = 0
-        if count > 0:
-            pump.pipe.held += count
-            return True
         if count == 0:
             pump.ended = True
-        if not pump.pipe.held:
-            self._pipes.give_back(pump.pipe)
-            pump.pipe = None
+        return count > 0
+
+    def _empty(self, pump: Pump) -> bool:
+        try:
+            return pump.empty()
+        except Untranslatable as e:
+            self._give_up(str(e))
+        except OSError:
+            self._broken(pump.sink)
         return False
 
-    def _empty(self, pump: _Pump) -> bool:
-        pipe = pump.pipe
-        if pipe is None:
-            return False
-        moved = False
-        while pipe.held:
-            try:
-                count = os.splice(pipe.read, pump.sink.fileno(), pipe.held, flags=_SPLICE)
-            except BlockingIOError:
-                return moved
-            except OSError:
-                self._broken(pump.sink)
-                return False
-            pipe.held -= count
-            pump.moved += count
-            moved = True
-        self._pipes.give_back(pipe)
-        pump.pipe = None
-        return moved
+    def _give_up(self, fault: str) -> None:
+        """End both directions where they are."""
+        self._fault = self._fault or fault
+        self._patience = 0
+        self._forth.finished = self._back.finished = True
 
-    def _pass_end(self, pump: _Pump) -> None:
+    def _pass_end(self, pump: Pump) -> None:
         pump.finished = True
         if self._fault:
             return  # what comes is a reset, not an orderly end
@@ -248,9 +227,7 @@ class Relay:
         self._fault = self._fault or f"reset by {self._side(sock)}"
         into, other = (self._back, self._right) if sock is self._left else (self._forth, self._left)
         into.finished = True
-        if into.pipe is not None:
-            self._pipes.give_back(into.pipe)
-            into.pipe = None
+        into.drop()
         if sock.family != socket.AF_UNIX:
             # The other side learns at once, even while it has not read all: its writes fail.
             with contextlib.suppress(OSError):
@@ -263,7 +240,7 @@ class Relay:
         for sock in self._hung_up:
             from_it, to_it = (self._forth, self._back) if sock is self._left else (self._back, self._forth)
             if from_it.finished:
-                undelivered = to_it.pipe is not None or kernel.unread_bytes(to_it.source.fileno()) > 0
+                undelivered = to_it.holds or kernel.unread_bytes(to_it.source.fileno()) > 0
                 self._close(
                     self._fault or f"closed by {self._side(sock)}", reset=undelivered or bool(self._fault)
                 )
@@ -287,9 +264,7 @@ class Relay:
         for sock in (self._left, self._right):
             self._poll.forget(sock.fileno())
         for pump in (self._forth, self._back):
-            if pump.pipe is not None:
-                self._pipes.give_back(pump.pipe)
-                pump.pipe = None
+            pump.drop()
         if not reset:
             self._left.close()
             self._right.close()
@@ -334,8 +309,8 @@ class Relay:
 
 
 
-def _wants(pump: _Pump, sock: socket.socket, events: int) -> bool:
+def _wants(pump: Pump, sock: socket.socket, events: int) -> bool:
     """Tell whether *events* of *sock* are any of *pump*'s business."""
     if sock is pump.source:
         return bool(events & ~OUT)
-    return bool(events & OUT) and pump.pipe is not None
+    return bool(events & OUT) and pump.holds

@@ -1,0 +1,279 @@
+"""What carries the bytes of one direction of a relay: spliced in the kernel, or cut and joined as messages.
+
+A pump moves from its source to its sink and holds what the sink has not taken
+yet: at most one pipe, one packet, or the frames of one read. It knows nothing of
+the other direction; :mod:`plumberd.effects.relay` looks after ends and resets.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections import deque
+from typing import Protocol
+
+from plumberd.effects import kernel
+from plumberd.effects.pipes import Pipe, PipePool
+
+PACKET_BYTES = 2 << 20
+"""Longest packet that is carried; the older generations' clients read up to 2 MB at once."""
+
+READ_BYTES = 65536
+"""One read of a stream; where a route says framing=raw, that is one packet."""
+
+_SPLICE = kernel.SPLICE_F_MOVE | kernel.SPLICE_F_NONBLOCK
+_SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_SO_SNDBUFFORCE = 32
+
+NOTHING = -1
+"""There was nothing to read, or no room for it."""
+
+
+class Untranslatable(Exception):
+    """What came cannot be carried on as messages; the connection ends, and the log says why."""
+
+
+class Cutter(Protocol):
+    """Cuts a stream into whole frames, unchanged."""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take *data*; return the frames that are complete.
+
+        :raises ValueError: where the bytes make no frame.
+        """
+
+    @property
+    def pending(self) -> bool:
+        """Whether a frame has begun and is not complete."""
+
+
+class Pump:
+    """One direction.
+
+    :ivar moved: bytes that reached the sink.
+    :ivar ended: the source has ended.
+    :ivar finished: … and all of it, and the end, has reached the sink.
+    """
+
+    def __init__(self, source: socket.socket, sink: socket.socket) -> None:
+        self.source = source
+        self.sink = sink
+        self.moved = 0
+        self.ended = False
+        self.finished = False
+
+    @property
+    def holds(self) -> bool:
+        """Whether there is something that the sink has not taken."""
+        raise NotImplementedError
+
+    def fill(self) -> int:
+        """Read once; return how many bytes, 0 at the source's end, :data:`NOTHING` where there was nothing.
+
+        :raises OSError: the source is broken; everything before that has been read.
+        :raises Untranslatable: it sent what makes no message.
+        """
+        raise NotImplementedError
+
+    def empty(self) -> bool:
+        """Write what can be written; tell whether anything was.
+
+        :raises OSError: the sink is broken.
+        :raises Untranslatable: a message does not fit.
+        """
+        raise NotImplementedError
+
+    def drop(self) -> None:
+        """Forget what is held."""
+        raise NotImplementedError
+
+
+class SplicePump(Pump):
+    """Stream to stream, in the kernel; it has a pipe only while bytes are under way."""
+
+    def __init__(self, source: socket.socket, sink: socket.socket, pipes: PipePool) -> None:
+        super().__init__(source, sink)
+        self._pipes = pipes
+        self._pipe: Pipe | None = None
+
+    @property
+    def holds(self) -> bool:
+        return self._pipe is not None
+
+    def fill(self) -> int:
+        """See :meth:`Pump.fill`."""
+        pipe = self._pipe = self._pipe or self._pipes.take()
+        try:
+            count = os.splice(self.source.fileno(), pipe.write, 1 << 20, flags=_SPLICE)
+        except BlockingIOError:
+            count = NOTHING  # nothing there, or the pipe is full
+        except OSError:
+            self._give_back_if_empty()
+            raise
+        if count > 0:
+            pipe.held += count
+        else:
+            self._give_back_if_empty()
+        return count
+
+    def empty(self) -> bool:
+        """See :meth:`Pump.empty`."""
+        pipe = self._pipe
+        if pipe is None:
+            return False
+        moved = False
+        while pipe.held:
+            try:
+                count = os.splice(pipe.read, self.sink.fileno(), pipe.held, flags=_SPLICE)
+            except BlockingIOError:
+                return moved
+            pipe.held -= count
+            self.moved += count
+            moved = True
+        self._give_back_if_empty()
+        return moved
+
+    def drop(self) -> None:
+        """See :meth:`Pump.drop`."""
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            self._pipes.give_back(pipe)
+
+    def _give_back_if_empty(self) -> None:
+        if self._pipe is not None and not self._pipe.held:
+            self.drop()
+
+
+class _Copying(Pump):
+    """Through this process: a queue of pieces, each written by itself."""
+
+    def __init__(self, source: socket.socket, sink: socket.socket) -> None:
+        super().__init__(source, sink)
+        self._queue: deque[bytes] = deque()
+
+    @property
+    def holds(self) -> bool:
+        return bool(self._queue)
+
+    def drop(self) -> None:
+        """See :meth:`Pump.drop`."""
+        self._queue.clear()
+
+    def fill(self) -> int:
+        """See :meth:`Pump.fill`."""
+        if self._queue:
+            return NOTHING
+        try:
+            return self._read()
+        except BlockingIOError:
+            return NOTHING
+
+    def _read(self) -> int:
+        raise NotImplementedError
+
+    def _write(self) -> bool:
+        """Write the first piece, or a part of it, which leaves the rest in its place; tell whether it went."""
+        piece = self._queue[0]
+        try:
+            count = self.sink.send(piece, _SEND)
+        except BlockingIOError:
+            return False
+        except OSError as e:
+            if e.errno == errno.EMSGSIZE:
+                raise Untranslatable(f"a message of {len(piece)} bytes does not fit into a packet") from None
+            raise
+        self.moved += count
+        if count < len(piece):
+            self._queue[0] = piece[count:]
+        else:
+            self._queue.popleft()
+        return True
+
+    def empty(self) -> bool:
+        """See :meth:`Pump.empty`."""
+        moved = False
+        while self._queue and self._write():
+            moved = True
+        return moved
+
+
+class CopyPump(_Copying):
+    """Stream to stream, unchanged; for where the other direction is cut into messages."""
+
+    def _read(self) -> int:
+        data = self.source.recv(READ_BYTES)
+        if data:
+            self._queue.append(data)
+        return len(data)
+
+
+class PacketsToStream(_Copying):
+    """Each packet's bytes, one behind the other: a message looks the same in both."""
+
+    def __init__(self, source: socket.socket, sink: socket.socket) -> None:
+        super().__init__(source, sink)
+        _grow(source)
+
+    def _read(self) -> int:
+        size = kernel.unread_bytes(self.source.fileno())
+        if size > PACKET_BYTES:
+            raise Untranslatable(f"a packet of {size} bytes: at most {PACKET_BYTES} are carried")
+        data = self.source.recv(max(size, READ_BYTES), socket.MSG_DONTWAIT)
+        if data:
+            self._queue.append(data)
+        return len(data)
+
+
+class StreamToPackets(_Copying):
+    """Each frame of the stream as one packet; without a cutter one read is one packet."""
+
+    def __init__(self, source: socket.socket, sink: socket.socket, cutter: Cutter | None) -> None:
+        super().__init__(source, sink)
+        self._cutter = cutter
+        _grow(sink)
+
+    def _read(self) -> int:
+        data = self.source.recv(READ_BYTES)
+        if self._cutter is None:
+            if data:
+                self._queue.append(data)
+            return len(data)
+        if not data and self._cutter.pending:
+            raise Untranslatable("the stream ended in the middle of a message")
+        try:
+            self._queue.extend(self._cutter.feed(data))
+        except ValueError as e:
+            raise Untranslatable(str(e)) from None
+        return len(data)
+
+
+class StreamToFrames(StreamToPackets):
+    """Each frame of the stream in one write, and the next when the last was taken.
+
+    For clients that take one read for one message.
+    """
+
+    def empty(self) -> bool:
+        """See :meth:`Pump.empty`."""
+        moved = False
+        while self._queue:
+            if not self._in_part and kernel.unsent_bytes(self.sink.fileno()):
+                break
+            before = len(self._queue)
+            if not self._write():
+                break
+            self._in_part = len(self._queue) == before
+            moved = True
+        return moved
+
+    _in_part = False
+
+
+def _grow(sock: socket.socket) -> None:
+    """Make room for the largest packet, as far as the kernel lets us."""
+    wanted = 2 * PACKET_BYTES
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, wanted)
+    except OSError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, wanted)
