@@ -51,7 +51,10 @@ class Inspector:
         self._tell_cgroup = tell_cgroup
         self._net = _net_of("self")
         self._cgroup = _read("/proc/self/cgroup")
-        self._root_filters = _filters(_read("/proc/1/status"))
+        try:
+            self._root_filters = _filters(_read("/proc/1/status"))
+        except (OSError, ValueError):
+            self._root_filters = 0  # hidepid, or a kernel that does not tell: whoever has one is confined
         with socket.socket(socket.AF_UNIX) as probe:
             try:
                 self._cookie: bytes | None = probe.getsockopt(
@@ -59,8 +62,10 @@ class Inspector:
                 )
             except OSError:
                 self._cookie = None
+        left, right = socket.socketpair()
+        with left, right:
             try:
-                os.close(_peer_pidfd(socket.socketpair()[0]))
+                os.close(_peer_pidfd(left))
                 self.has_pidfds = True
             except OSError:
                 self.has_pidfds = False

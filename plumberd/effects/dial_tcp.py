@@ -75,7 +75,8 @@ class TcpDial:
             if not self._racing:
                 self._done(Refused(Refusal.UNREACHABLE, "; ".join(self._failures)))
             return
-        if self._next < len(self._left) and self._racing:
+        # One that had connected to itself has gone on from within, and its timer runs.
+        if self._next < len(self._left) and self._racing and self._timer is None:
             self._timer = self._clock.callLater(ATTEMPT_DELAY_SECONDS, self.start)
 
     def cancel(self) -> None:
@@ -92,6 +93,9 @@ class TcpDial:
         try:
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError as e:
+            if e.errno == errno.EAFNOSUPPORT:  # a kernel without IPv6: the other family's turn
+                self._fail(address, e.errno)
+                return False
             self.cancel()
             self._done(Refused(Refusal.BUSY, f"no descriptor for a connection: {e.strerror}"))
             return True

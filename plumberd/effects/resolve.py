@@ -16,6 +16,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from twisted.internet.interfaces import IReactorFromThreads
+from twisted.logger import Logger
 from twisted.names import hosts as hosts_file
 from twisted.python.filepath import FilePath
 
@@ -50,12 +51,14 @@ class Resolution:
 class Resolver:
     """Resolves names in daemon threads, at most :data:`THREADS`, started when they are needed."""
 
+    _log = Logger()
+
     def __init__(
         self,
         reactor: IReactorFromThreads,
         lookup: Callable[[str], Answer | Refused] | None = None,
     ) -> None:
-        """*lookup* is the blocking function; it never raises."""
+        """*lookup* is the blocking function."""
         self._reactor = reactor
         self._lookup = lookup or look_up
         self._places: FairQueue[Hashable, Resolution] = FairQueue(THREADS_PER_KEY, THREADS, WAITING_PER_KEY)
@@ -70,7 +73,8 @@ class Resolver:
         if admission is Admission.NOW:
             self._begin(one)
         elif admission is Admission.FULL:
-            done(Refused(Refusal.BUSY, f"{WAITING_PER_KEY} names are waiting to be resolved"))
+            busy = Refused(Refusal.BUSY, f"{WAITING_PER_KEY} names are waiting to be resolved")
+            self._reactor.callFromThread(self._tell, one, busy)
         return one
 
     def close(self) -> None:
@@ -87,7 +91,11 @@ class Resolver:
 
     def _run(self) -> None:
         while (one := self._work.get()) is not None:
-            answer = self._lookup(one.name)
+            try:
+                answer = self._lookup(one.name)
+            except Exception:  # else its user's place would be lost, and with four of them all names
+                self._log.failure("resolving {name} failed", name=one.name)
+                answer = Refused(Refusal.UNREACHABLE, f"{one.name} cannot be resolved here")
             if self._closed:
                 return
             self._reactor.callFromThread(self._finish, one, answer)
@@ -98,6 +106,9 @@ class Resolver:
             following = self._places.leave(following.key)
         if following is not None:
             self._begin(following)
+        self._tell(one, answer)
+
+    def _tell(self, one: Resolution, answer: Answer | Refused) -> None:
         if one.done is not None and not self._closed:
             one.done(answer)
 
@@ -117,7 +128,9 @@ def look_up(name: str, hosts: str = "/etc/hosts") -> Answer | Refused:
         try:
             address = unmapped(ipaddress.ip_address(text))
         except ValueError:
-            continue  # with a zone id, which no rule could name
+            continue
+        if isinstance(address, ipaddress.IPv6Address) and address.scope_id:
+            continue  # a zone id, which no rule could name
         if address not in addresses:
             addresses.append(address)
     if not addresses:
