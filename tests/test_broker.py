@@ -9,6 +9,10 @@ import socket
 import struct
 from typing import Any
 
+from plumberd.pure.limits import Limits
+from plumberd.pure.modes import Mode
+from plumberd.wiring.broker import Broker
+from plumberd.wiring.service import PlumberdService
 from tests.running import RunningTestCase
 from tests.support import (
     DEADLINE_SECONDS,
@@ -27,11 +31,6 @@ from tests.support import (
     until,
     zig_lookup,
 )
-
-from plumberd.pure.limits import Limits
-from plumberd.pure.modes import Mode
-from plumberd.wiring.broker import Broker
-from plumberd.wiring.service import PlumberdService
 
 
 def zig_ok(rundir: str, text: bytes) -> socket.socket:

@@ -8,12 +8,11 @@ import random
 import socket
 import struct
 
-from tests.support import CleanTestCase, in_thread, is_reset, read_all, read_exactly, real_reactor, until
-
 from plumberd.effects.kernel import unread_bytes
 from plumberd.effects.pipes import PipePool
 from plumberd.effects.poll import Poll
 from plumberd.effects.relay import Relay
+from tests.support import CleanTestCase, in_thread, is_reset, read_all, read_exactly, real_reactor, until
 
 
 class RelayTestCase(CleanTestCase):

@@ -8,13 +8,12 @@ import socket
 import time
 from typing import Any
 
-from tests.running import RunningTestCase
-from tests.support import in_thread, is_reset, read_all, read_exactly, until
-
 from plumberd.effects.kernel import unread_bytes
 from plumberd.pure.limits import Limits
 from plumberd.pure.policy.route import Routes
 from plumberd.wiring.service import PlumberdService
+from tests.running import RunningTestCase
+from tests.support import in_thread, is_reset, read_all, read_exactly, until
 
 PLAIN = "tcp:0:interface=127.0.0.1"
 PROXIED = "haproxy:tcp:0:interface=127.0.0.1"

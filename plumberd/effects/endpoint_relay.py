@@ -19,6 +19,7 @@ from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
     IHalfCloseableProtocol,
+    IPushProducer,
     IReactorSocket,
     IReactorTime,
     ISSLTransport,
@@ -34,7 +35,7 @@ EARLY_BYTES = 65536
 """Bytes that may arrive before the other side is there; reading stops at the first."""
 
 
-@implementer(IHalfCloseableProtocol)
+@implementer(IHalfCloseableProtocol, IPushProducer)
 class Half(Protocol):
     """One side of a relay; the other side is another one.
 
@@ -59,6 +60,8 @@ class Half(Protocol):
         self._ended = ended
         self._early = b""
         self._fd = -1
+        self._gone = 0
+        self._broken = False
         self._hold: IDelayedCall | None = None
         self.other: Half | None = None
         self.moved = 0
@@ -95,7 +98,7 @@ class Half(Protocol):
         self._first = other._first = None
         for side, opposite in ((self, other), (other, self)):
             if not opposite.lost and not side.lost:
-                opposite.wire.registerProducer(side.wire, True)
+                opposite.wire.registerProducer(side, True)
                 if side._hold is None:
                     side.wire.resumeProducing()
         for side in (self, other):
@@ -106,6 +109,7 @@ class Half(Protocol):
                 side._pass_loss()
             elif side.read_ended:
                 side._pass_end()
+                side._pass_gone()
 
     def dataReceived(self, data: bytes) -> None:
         """See :class:`twisted.internet.protocol.Protocol`."""
@@ -121,11 +125,24 @@ class Half(Protocol):
         else:
             self._pass(data)
 
+    def pauseProducing(self) -> None:
+        """See :class:`twisted.internet.interfaces.IPushProducer`: the other side takes no more for now."""
+        self.wire.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """See :class:`twisted.internet.interfaces.IPushProducer`."""
+        if self._hold is None and not self.lost:
+            self.wire.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """Do nothing: the transport would close here, in order, before a reset could be passed on."""
+
     def readConnectionLost(self) -> None:
         """See :class:`twisted.internet.interfaces.IHalfCloseableProtocol`."""
         self.read_ended = True
         if self.other is not None:
             self._pass_end()
+            self._pass_gone()
         elif self._first is not None:
             self.wire.loseConnection()
 
@@ -140,7 +157,7 @@ class Half(Protocol):
         if self._hold is not None:
             self._release()
         self._poll.forget(self._fd)
-        self.reset = not isinstance(reason.value, (ConnectionDone, ConnectionAborted))
+        self.reset = self._broken or not isinstance(reason.value, (ConnectionDone, ConnectionAborted))
         if self.other is not None:
             self._pass_loss()
         self._ended(self)
@@ -192,14 +209,24 @@ class Half(Protocol):
             other.wire.loseConnection()
 
     def _ready(self, events: int) -> None:
-        """Notice what the reactor does not look for: both sides of a UNIX socket closed, or a reset."""
-        if self.read_ended and events & (HUP | ERR) and not self.lost:
-            other = self.other
-            if events & ERR:
-                self.wire.abortConnection()
-            elif other is not None and not other.lost and not other.read_ended:
-                other.wire.unregisterProducer()
-                other.wire.loseConnection()
+        """Notice what the reactor does not look for: both sides of a UNIX socket closed, or a reset.
+
+        It may be told before the reactor has read the last bytes, and is told once.
+        """
+        self._gone |= events & (HUP | ERR)
+        if self.read_ended:
+            self._pass_gone()
+
+    def _pass_gone(self) -> None:
+        other = self.other
+        if self.lost or not self._gone:
+            return
+        if self._gone & ERR:
+            self._broken = True
+            self.wire.abortConnection()
+        elif other is not None and not other.lost and not other.read_ended:
+            other.wire.unregisterProducer()
+            other.wire.loseConnection()
 
 
 def adopt(reactor: IReactorSocket, sock: socket.socket, half: Half) -> None:

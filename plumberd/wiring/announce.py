@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from plumberd.pure.dialects import DIALECTS
 from plumberd.pure.modes import Powers
 from plumberd.pure.policy.route import Endpoint, Target
-from plumberd.pure.policy.rule import Direction
+from plumberd.pure.policy.rule import Direction, Rule
 from plumberd.wiring.settings import Settings
 
 
@@ -72,14 +72,7 @@ def _doubts(settings: Settings, powers: Powers | None, has_pidfds: bool) -> list
             doubts.append(f"rule {number} can match nobody: nothing here listens for {rule.peer.scheme}")
         if rule.direction is Direction.IN and rule.allow and rule.service is None and rule.peer.scheme is None:
             doubts.append(f"rule {number} lets everybody reach every local service")
-        shadow = next(
-            (
-                n
-                for n, r in enumerate(policy.rules[: number - 1], 1)
-                if r.direction is rule.direction and r.service in (None, rule.service) and r.peer.scheme is None
-            ),
-            None,
-        )
+        shadow = next((n for n, r in enumerate(policy.rules[: number - 1], 1) if _shadows(r, rule)), None)
         if shadow is not None:
             doubts.append(f"rule {number} never has its turn: rule {shadow} matches first")
     if policy.defaults[Direction.IN]:
@@ -89,6 +82,19 @@ def _doubts(settings: Settings, powers: Powers | None, has_pidfds: bool) -> list
     if not has_pidfds:
         doubts.append("this kernel has no pidfds of peers (Linux 6.5): every client counts as confined and needs a rule")
     return doubts
+
+
+def _shadows(rule: Rule, later: Rule) -> bool:
+    """Tell whether *rule* matches whatever *later* matches.
+
+    An `allow` of any peer leaves the addresses alone that need a rule which names them.
+    """
+    return (
+        rule.direction is later.direction
+        and rule.service in (None, later.service)
+        and rule.peer.scheme is None
+        and not (rule.allow and rule.direction is Direction.OUT and later.peer.address is not None)
+    )
 
 
 def _show(target: Target) -> str:

@@ -21,7 +21,9 @@ BACKLOG = 4096
 _PLAIN = ("tcp", "tcp6", "unix", "systemd")
 """Endpoints whose ports have a socket of their own; ``ssl:`` and ``haproxy:`` ports only look the same."""
 
-_SHORT = re.compile(r"(?:(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):)?(?P<port>[0-9]+)\Z")
+_SHORT = re.compile(r"(?:(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9-]*\.[A-Za-z0-9.-]*|localhost):)?(?P<port>[0-9]+)\Z")
+"""A host has a dot or brackets: ``tcp:9000`` is an endpoint string."""
+
 _PORT = re.compile(r"(?<=:)(?:port=)?([0-9]+)(?=:|\Z)")
 
 
@@ -48,7 +50,8 @@ def full_description(text: str) -> str:
     try:
         server_from_string(Clock(), text)
     except Exception as e:  # each endpoint parser has errors of its own
-        raise EndpointError(f"{text!r}: {str(e) or type(e).__name__}; {_WANTED}") from None
+        why = " ".join(str(e).split()) or type(e).__name__
+        raise EndpointError(f"{text!r}: {why}; {_WANTED}") from None
     return text
 
 
@@ -69,7 +72,7 @@ def raw_socket(port: Any) -> socket.socket:
 
 
 def _with_host(text: str, host: str, port: int) -> str:
-    if host in ("localhost", ""):
+    if host == "localhost":
         host = "127.0.0.1"
     try:
         address = ipaddress.ip_address(host)

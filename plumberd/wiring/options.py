@@ -28,14 +28,22 @@ from plumberd.pure.limits import LimitError, Limits
 from plumberd.pure.modes import WISHES, Mode
 from plumberd.pure.places import broker_rundir
 from plumberd.pure.policy.decide import DEFAULTS, Policy
-from plumberd.pure.policy.route import Endpoint, RouteError, Routes, Target, check_loops, parse_redirect, parse_route
+from plumberd.pure.policy.route import (
+    PLACEHOLDER,
+    Endpoint,
+    RouteError,
+    Routes,
+    Target,
+    check_loops,
+    parse_redirect,
+    parse_route,
+)
 from plumberd.pure.policy.rule import Direction, Rule, RuleError, parse_rule
 from plumberd.pure.uri import Uri
 from plumberd.wiring.announce import announcement
 from plumberd.wiring.arguments import ArgumentError, group
 from plumberd.wiring.listening import EndpointError, full_description
 from plumberd.wiring.settings import Settings
-
 
 _client_from_string: Callable[[Any, str], object] = endpoints.clientFromString
 
@@ -162,7 +170,7 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Put everything together and check it; with ``--check``, print it and exit."""
-        rundir = self._rundir or broker_rundir(os.environ, os.geteuid())
+        rundir = self._rundir or os.path.abspath(broker_rundir(os.environ, os.geteuid()))
         try:
             check_path(rundir, "network-0-0")
             check_loops(self._redirects)
@@ -200,13 +208,14 @@ class Options(usage.Options):
             _fail(option, value, "two words, a service and where it goes")
         try:
             target = parse(name, text)
-            if isinstance(target, Endpoint):
-                _client_from_string(Clock(), target.description)
+            leads_to = parse(name, text.replace(PLACEHOLDER, "x")) if PLACEHOLDER in text else target
+            if isinstance(leads_to, Endpoint):
+                _client_from_string(Clock(), leads_to.description)
         except RouteError as e:
             raise SystemExit(f"{option}: {name}: {e}") from None
         except Exception as e:  # each endpoint parser has errors of its own
             raise SystemExit(f"{option}: {name}: no client endpoint: {str(e) or type(e).__name__}") from None
-        if isinstance(target, Uri) and target.password is not None:
+        if isinstance(leads_to, Uri) and leads_to.password is not None:
             raise SystemExit(f"{option}: {name}: a password on the command line shows in ps; it is refused here")
         if name in table:
             _fail(option, name, "each service once")

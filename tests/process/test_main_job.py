@@ -14,10 +14,9 @@ import sys
 import threading
 from collections.abc import Callable
 
+from plumberd import client
 from tests.process.running import DEADLINE_SECONDS, ProcessTestCase, Program, frame
 from tests.support import read_exactly
-
-from plumberd import client
 
 
 class TwoMachines(ProcessTestCase):

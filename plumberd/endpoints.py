@@ -1,0 +1,318 @@
+"""Twisted endpoint strings for services: ``ipc:SERVICE``, for clients and for servers.
+
+    clientFromString(reactor, "ipc:pong").connect(factory)     # ask the broker for pong
+    serverFromString(reactor, "ipc:pong").listen(factory)      # be pong
+
+The client's whole string is ``ipc:SERVICE[:routes=…][:rundir=…][:timeout=SECONDS]``,
+and what is left out is as in :func:`plumberd.client.connect`. The server's is
+``ipc:SERVICE[:rundir=…]``; its run directory is by default the one that a broker
+of the same user and environment would serve. A colon within a value is written
+``\\:`` (:func:`twisted.internet.endpoints.quoteStringArgument` does it).
+
+twisted/plugins/plumberd_plugin.py tells Twisted of :class:`IpcParser`. No reactor
+is imported here: the plugin is loaded before one is chosen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet import error
+from twisted.internet.address import UNIXAddress
+from twisted.internet.defer import CancelledError, Deferred, execute, succeed
+from twisted.internet.interfaces import (
+    IAddress,
+    IFileDescriptorReceiver,
+    IListeningPort,
+    IProtocol,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+    IStreamClientEndpointStringParserWithReactor,
+    IStreamServerEndpoint,
+    IStreamServerEndpointStringParser,
+    ITCPTransport,
+)
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import deferLater
+from twisted.plugin import IPlugin
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from plumberd import client
+from plumberd.effects import kernel
+from plumberd.effects.accept import Acceptor
+from plumberd.effects.poll import Poll
+from plumberd.effects.rundir import BoundSocket, RunDirError, bind_socket, check_path
+from plumberd.pure.names import check_service
+from plumberd.pure.places import broker_rundir
+from plumberd.pure.refusals import Refused
+
+
+class LookupFailed(error.ConnectError):
+    """No broker answers, it may not be asked, or it does not answer as it should; the text says what to do.
+
+    :ivar osError: the errno.
+    """
+
+    MESSAGE = "The lookup failed"
+
+
+class LookupRefused(LookupFailed):
+    """The broker refused.
+
+    :ivar word: one of the closed list in docs/protocol.md: ``denied``, ``unreachable``, …
+    :ivar reason: a sentence for a person.
+    """
+
+    MESSAGE = "The broker refused"
+
+    def __init__(self, word: str, reason: str) -> None:
+        super().__init__(string=f"{word}: {reason}")
+        self.word = word
+        self.reason = reason
+
+
+@implementer(IAddress)
+@dataclass(frozen=True)
+class ServiceAddress:
+    """What a client endpoint leads to."""
+
+    service: str
+
+
+@implementer(IStreamClientEndpoint)
+class IpcClientEndpoint:
+    """Asks the broker for a service, and speaks a protocol on the connection that it hands over.
+
+    As with other endpoints that have no connector of Twisted's, the factory is not told of the
+    start and the stop of anything: it only builds the protocol.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        service: str,
+        routes: str | None = None,
+        rundir: str | None = None,
+        timeout_seconds: float = client.TIMEOUT_SECONDS,
+    ) -> None:
+        """*routes* and *rundir* are those of :func:`plumberd.client.connect`; the time is for the whole lookup."""
+        self._reactor = reactor
+        self._service = service
+        self._routes = routes
+        self._rundir = rundir
+        self._timeout_seconds = timeout_seconds
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Return a Deferred of the connected protocol.
+
+        It fails with :class:`LookupRefused`, :class:`LookupFailed`, Twisted's TimeoutError, or
+        NoProtocol where the factory builds none; cancelled, with ConnectingCancelledError, and
+        whatever had been received is closed.
+        """
+        looking: Deferred[Any] = Deferred.fromCoroutine(self._look_up())
+        looking.addTimeout(self._timeout_seconds, self._reactor, self._timed_out)
+        looking.addErrback(self._explain)
+        looking.addCallback(self._speak, protocolFactory)
+        return looking
+
+    async def _look_up(self) -> socket.socket:
+        request = client.encode_request(client.lookup_request(self._service, self._routes, None))
+        search = client.Search(self._rundir)
+        while (broker := search.attempt()) is None:
+            await deferLater(self._reactor, search.pause_seconds)
+        asking = _Asking(request)
+        _adopt(self._reactor, broker, Factory.forProtocol(lambda: asking))
+        return await asking.answered
+
+    def _timed_out(self, result: object, seconds: float) -> Failure:
+        return Failure(error.TimeoutError(string=f"the broker did not answer within {seconds:g} seconds"))
+
+    def _explain(self, failure: Failure) -> Failure:
+        found = failure.value
+        if isinstance(found, client.Refused):
+            return Failure(LookupRefused(found.word, found.reason))
+        if isinstance(found, OSError):
+            return Failure(LookupFailed(found.errno, found.strerror))
+        if isinstance(found, CancelledError):
+            return Failure(error.ConnectingCancelledError(ServiceAddress(self._service)))
+        return failure
+
+    def _speak(self, sock: socket.socket, factory: IProtocolFactory) -> IProtocol:
+        try:
+            protocol = _adopt(self._reactor, sock, factory)
+        except OSError as e:  # the far side has reset it already
+            raise LookupFailed(e.errno, e.strerror) from None
+        if protocol is None:
+            raise error.NoProtocol()
+        return protocol
+
+
+@implementer(IFileDescriptorReceiver)
+class _Asking(Protocol):
+    """Sends one request on the broker's native socket; owns the descriptor until :attr:`answered` fires.
+
+    That is when this connection has been closed: with the blocking socket, which is its
+    receiver's from then on, or with a :class:`plumberd.client.Error`.
+    """
+
+    def __init__(self, request: bytes) -> None:
+        self.answered: Deferred[socket.socket] = Deferred(self._cancel)
+        self._request = request
+        self._answer = client.Answer()
+        self._error: client.Error | None = None
+        self._cancelled = False
+
+    @property
+    def _wire(self) -> Any:
+        return self.transport
+
+    def connectionMade(self) -> None:
+        """See :class:`twisted.internet.protocol.BaseProtocol`."""
+        self._wire.write(self._request)
+
+    def fileDescriptorReceived(self, descriptor: int) -> None:
+        """See :class:`twisted.internet.interfaces.IFileDescriptorReceiver`."""
+        os.set_inheritable(descriptor, False)  # Twisted's recvmsg leaves it open for children
+        self._answer.add_descriptor(descriptor)
+
+    def dataReceived(self, data: bytes) -> None:
+        """See :class:`twisted.internet.protocol.Protocol`."""
+        try:
+            if self._answer.add(data):
+                self._wire.loseConnection()
+        except client.Error as e:
+            self._error = e
+            self._wire.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """See :class:`twisted.internet.protocol.Protocol`."""
+        try:
+            if self._cancelled:
+                return
+            if self._error is not None:
+                raise self._error
+            if self._answer.missing_bytes:
+                self._answer.add(b"")  # the end of the stream, which is an error there
+            sock, _ = self._answer.take_socket()
+        except client.Error as e:
+            self.answered.errback(e)
+        else:
+            self.answered.callback(sock)
+        finally:
+            self._answer.close()
+
+    def _cancel(self, _: object) -> None:
+        self._cancelled = True
+        self._wire.abortConnection()
+
+
+@implementer(IStreamServerEndpoint)
+class IpcServerEndpoint:
+    """Listens as a local service: on ``<run directory>/<service>``, mode 0660."""
+
+    def __init__(self, reactor: Any, service: str, rundir: str | None = None) -> None:
+        """Prepare.
+
+        :param rundir: where; by default as the broker's own, see :func:`plumberd.pure.places.broker_rundir`.
+        :raises ValueError: for a name that no service may have.
+        """
+        try:
+            self._service = check_service(service)
+        except Refused as e:
+            raise ValueError(e.reason) from None
+        self._reactor = reactor
+        self._rundir = rundir
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """Return a Deferred of the port; it fails with CannotListenError."""
+        rundir = self._rundir or broker_rundir(os.environ, os.geteuid())
+        port = ServicePort(self._reactor, rundir, self._service, protocolFactory)
+        return execute(port.startListening).addCallback(lambda _: port)
+
+
+@implementer(IListeningPort)
+class ServicePort:
+    """The socket of a local service. A stale one is taken over, a live one is left alone.
+
+    It owns the socket, its lock file and its path from :meth:`startListening` to
+    :meth:`stopListening` or the reactor's end; each connection is its Twisted transport's.
+    Twisted's own UNIX port would open the socket to everybody for a moment, and at the end
+    remove whatever lies at the path.
+    """
+
+    def __init__(self, reactor: Any, rundir: str, service: str, factory: IProtocolFactory) -> None:
+        self._reactor = reactor
+        self._rundir = rundir
+        self._service = service
+        self._path = os.path.join(rundir, service)
+        self._factory = factory
+        self._open: contextlib.ExitStack | None = None
+
+    def startListening(self) -> None:
+        """Listen, and accept from now on.
+
+        :raises CannotListenError: where another one listens there, or the path cannot be had.
+        """
+        with contextlib.ExitStack() as undo:
+            try:
+                bound = self._bind()
+                undo.callback(bound.close)
+                poll = Poll(self._reactor, self._reactor)
+            except (OSError, RunDirError) as e:
+                raise error.CannotListenError(None, self._path, e) from None
+            undo.callback(poll.close)
+            self._factory.doStart()
+            undo.callback(self._factory.doStop)
+            acceptor = Acceptor(poll, self._reactor, bound.sock, self._accepted)
+            acceptor.start()
+            undo.callback(acceptor.stop)
+            trigger = self._reactor.addSystemEventTrigger("before", "shutdown", self._close)
+            undo.callback(self._forget, trigger)
+            self._open = undo.pop_all()
+
+    def stopListening(self) -> Deferred[None]:
+        """Stop listening and remove the path, if it is still ours. What was accepted goes on. Idempotent."""
+        self._close()
+        return succeed(None)
+
+    def getHost(self) -> IAddress:
+        """Return the path."""
+        return UNIXAddress(self._path)
+
+    def _bind(self) -> BoundSocket:
+        client.check_directory(self._rundir)
+        _refuse_if_served(check_path(self._rundir, self._service))
+        bound = bind_socket(self._rundir, self._service, None)
+        # The broker's own sockets want each message's sender, and no descriptors; a service's want neither.
+        bound.sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
+        with contextlib.suppress(OSError):  # before Linux 6.16 there is nothing to undo
+            bound.sock.setsockopt(socket.SOL_SOCKET, kernel.SO_PASSRIGHTS, 1)
+        return bound
+
+    def _accepted(self, sock: socket.socket) -> None:
+        _adopt(self._reactor, sock, self._factory)
+
+    def _close(self) -> None:
+        opened, self._open = self._open, None
+        if opened is not None:
+            opened.close()
+
+    def _forget(self, trigger: Any) -> None:
+        ...
+
+
+def _refuse_if_served(path: str) -> None:
+    """Look before the lock is tried, whose holder could be anybody.
+
+    :raises OSError: where somebody listens.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        if probe.connect_ex(path) in (0, errno.EAGAIN):
+            raise OSError(errno.EADDRINUSE, "somebody listens there already")
