@@ -7,14 +7,13 @@ import socket
 import threading
 from typing import Any
 
-from tests.support import CleanTestCase, in_thread, real_reactor, until
-
 from plumberd.effects.audit import Outcome
 from plumberd.pure.limits import Limits
 from plumberd.pure.policy.decide import DEFAULTS, Policy
 from plumberd.pure.policy.rule import parse_rule
 from plumberd.wiring.service import PlumberdService
 from plumberd.wiring.settings import Settings
+from tests.support import CleanTestCase, in_thread, real_reactor, until
 
 QUICK = Limits(connect_seconds=5.0, handshake_seconds=5.0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import shutil
 import socket
 import struct
@@ -91,6 +92,36 @@ class CleanTestCase(unittest.TestCase):
         sock.bind(path)
         sock.listen(backlog)
         return sock
+
+
+class Readers:
+    """The part of a reactor that a Poll uses, for tests that make its rounds themselves."""
+
+    def __init__(self) -> None:
+        self.readers: list[Any] = []
+
+    def addReader(self, reader: Any) -> None:
+        self.readers.append(reader)
+
+    def removeReader(self, reader: Any) -> None:
+        self.readers.remove(reader)
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Use up every descriptor, under a limit that is lowered for that long."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = [os.open("/dev/null", os.O_RDONLY)]
+    try:
+        top = max(open_descriptors())
+        while used[-1] < top:
+            used.append(os.open("/dev/null", os.O_RDONLY))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used[-1] + 1, hard))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in used:
+            os.close(fd)
 
 
 def in_thread(work: Callable[..., T], *args: Any, **kwargs: Any) -> defer.Deferred[T]:

@@ -21,16 +21,22 @@ def announcement(
 ) -> list[str]:
     """Return the lines that describe *settings*; doubts begin with ``warning:``.
 
-    :param addresses: where tcpd really listens, once it does.
+    :param addresses: a line for everything that remote callers reach, once it listens.
     """
     policy = settings.policy
     group = f"group {settings.group}" if settings.group else f"uid {os.geteuid()} and its group {os.getegid()}"
     lines = [f"run directory {settings.rundir}, for {group}"]
-    for name in settings.dialects:
+    for name in settings.dialects if settings.runs_broker else ():
         lines.append(f"  {name:<12} {settings.rundir}/{DIALECTS[name].socket_name}")
-    for description in settings.tcpd if addresses is None else addresses:
-        lines.append(f"tcpd on {description}")
-    if not settings.tcpd:
+    if addresses is None:
+        addresses = [f"tcpd on {text}" for text in settings.tcpd]
+        addresses += [f"publishes {name} on {text}" for name, text in settings.publish]
+    lines += addresses
+    if settings.serves_tcp_socket:
+        lines.append(f"  scheme tcp   {settings.rundir}/tcp, for brokers of root and uid {os.geteuid()}")
+    if settings.asks_scheme_daemon:
+        lines.append(f"tcp is carried by another process, on {settings.rundir}/tcp")
+    if not settings.tcpd and not settings.publish:
         lines.append("no remote callers (--tcpd)")
     for number, rule in enumerate(policy.rules, 1):
         lines.append(f"rule {number}: {rule}")
@@ -63,9 +69,9 @@ def _doubts(settings: Settings, powers: Powers | None, has_pidfds: bool) -> list
     policy = settings.policy
     doubts = []
     lets_in = policy.defaults[Direction.IN] or any(r.allow and r.direction is Direction.IN for r in policy.rules)
-    if settings.tcpd and not lets_in:
+    if (settings.tcpd or settings.publish) and not lets_in:
         doubts.append("tcpd listens, and no rule lets anyone in: --allow in SERVICE PEER")
-    if not settings.tcpd and any(r.direction is Direction.IN for r in policy.rules):
+    if not settings.tcpd and not settings.publish and any(r.direction is Direction.IN for r in policy.rules):
         doubts.append("there are rules for callers, and nothing listens for them: --tcpd PORT")
     for number, rule in enumerate(policy.rules, 1):
         if rule.direction is Direction.IN and rule.peer.scheme not in (None, "tcp"):
@@ -80,7 +86,8 @@ def _doubts(settings: Settings, powers: Powers | None, has_pidfds: bool) -> list
             ),
             None,
         )
-        if shadow is not None:
+        # An allow for anything does not match the addresses that want to be named.
+        if shadow is not None and (rule.peer.address is None or not policy.rules[shadow - 1].allow):
             doubts.append(f"rule {number} never has its turn: rule {shadow} matches first")
     if policy.defaults[Direction.IN]:
         doubts.append("default in=allow lets everybody reach every local service that no rule denies")

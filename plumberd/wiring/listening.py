@@ -21,6 +21,9 @@ BACKLOG = 4096
 _PLAIN = ("tcp", "tcp6", "unix", "systemd")
 """Endpoints whose ports have a socket of their own; ``ssl:`` and ``haproxy:`` ports only look the same."""
 
+_PREFIXES = ("tcp", "tcp6", "unix", "ssl", "systemd", "haproxy", "stdio", "tls")
+"""`tcp:9000` is an endpoint string, and no host called tcp."""
+
 _SHORT = re.compile(r"(?:(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):)?(?P<port>[0-9]+)\Z")
 _PORT = re.compile(r"(?<=:)(?:port=)?([0-9]+)(?=:|\Z)")
 
@@ -37,7 +40,7 @@ def full_description(text: str) -> str:
     :raises EndpointError: where it makes no endpoint.
     """
     short = _SHORT.match(text)
-    if short:
+    if short and short["host"] not in _PREFIXES:
         port, host = int(short["port"]), short["host"]
         _check_port(text, port)
         if host is None:

@@ -1,0 +1,242 @@
+"""The documents: they name everything that there is, and every example and link in them holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from plumberd.pure.dialects import DIALECTS, Request
+from plumberd.pure.dialects.libipc import grant_2023, grant_zig, refuse_2023, refuse_zig
+from plumberd.pure.dialects.native import MESSAGE_BYTES, OPS, NativeDecoder, answer
+from plumberd.pure.handshake import GRANTED, call, refusal
+from plumberd.pure.limits import Limits
+from plumberd.pure.modes import WISHES, Mode
+from plumberd.pure.names import RESERVED, SCHEMES
+from plumberd.pure.refusals import Refusal
+from plumberd.pure.uri import DEFAULT_PORTS
+from plumberd.wiring.options import Options
+from plumberd.wiring.status import about_client, about_everything
+from tests.running import RunningTestCase
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+DOCUMENTS = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md")))
+LOGGED = ("granted", "ended", "gone", *(word.value for word in Refusal))
+"""Every verdict of a log event."""
+
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_PATH = re.compile(r"`((?:tests|plumberd|twisted|examples|bench)/[\w/]+\.py)`")
+_SHORT_PATH = re.compile(r"`((?:pure|effects|wiring)/[\w/]+\.py)`")
+
+
+def read(name: str) -> str:
+    """Return the text of a document below docs/."""
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def section(name: str, heading: str) -> str:
+    """Return the part of a document below *heading*, up to the next one that is not below it."""
+    text = read(name)
+    begin = re.search(rf"^(#+) {re.escape(heading)}$", text, re.MULTILINE)
+    if begin is None:
+        raise AssertionError(f"{name} has no heading {heading!r}")
+    rest = text[begin.end() :]
+    end = re.search(rf"^#{{1,{len(begin[1])}}} ", rest, re.MULTILINE)
+    return rest[: end.start()] if end else rest
+
+
+def quoted(text: str) -> set[str]:
+    """Return what stands between backquotes."""
+    return set(re.findall(r"`([^`\n]+)`", text))
+
+
+def hexadecimal(text: str) -> str:
+    """Return *text* without its blanks, so that bytes are found however they are grouped."""
+    return "".join(text.split())
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    found = set()
+    for heading in _HEADING.findall(document.read_text(encoding="utf-8")):
+        plain = re.sub(r"[^\w\- ]", "", heading.lower())
+        found.add(plain.replace(" ", "-"))
+    return found
+
+
+def command_lines() -> Iterator[str]:
+    """Yield every command line of the documents that starts a plumberd."""
+    for document in DOCUMENTS:
+        for line in document.read_text(encoding="utf-8").splitlines():
+            if line.startswith("    twistd -n plumberd"):
+                yield line.strip()
+
+
+class Listed(SynchronousTestCase):
+    """Whatever there is stands in the document where a reader looks for it."""
+
+    def _all_in(self, text: str, words: Any, where: str) -> None:
+        found = quoted(text)
+        self.assertEqual([word for word in words if word not in found], [], f"missing in {where}")
+
+    def test_every_option_has_its_entry_with_its_default_and_an_example(self) -> None:
+        text = read("options.md")
+        entries = re.split(r"^(?=\*\*`--)", text, flags=re.MULTILINE)[1:]
+        for name in Options().longOpt:
+            option = f"--{name.rstrip('=')}"
+            mine = [e for e in entries if re.search(rf"`{option}[ `]", e.partition("—")[0])]
+            self.assertEqual(len(mine), 1, f"{option} has no entry of its own in options.md")
+            self.assertIn("\n    twistd -n plumberd", mine[0], f"{option} has no example")
+            if name.endswith("="):
+                self.assertIn("Default: ", mine[0], f"{option} has no default")
+
+    def test_no_entry_is_for_an_option_that_does_not_exist(self) -> None:
+        known = {f"--{name.rstrip('=')}" for name in Options().longOpt}
+        heads = re.findall(r"^\*\*`.*?—", read("options.md"), flags=re.MULTILINE)
+        self.assertEqual({o for head in heads for o in re.findall(r"--[a-z-]+", head)}, known)
+
+    def test_every_refusal_has_its_meaning(self) -> None:
+        rows = re.findall(r"^\| `([a-z-]+)` \|", section("protocol.md", "Refusals"), flags=re.MULTILINE)
+        self.assertEqual(rows, [word.value for word in Refusal])
+
+    def test_every_limit_stands_with_its_default_and_its_consequence(self) -> None:
+        rows = re.findall(r"^\| `(\w+)` \| ([0-9.]+)(.*)\| (.+) \|$", section("protocol.md", "Limits"), re.MULTILINE)
+        self.assertEqual(
+            [(name, float(default)) for name, default, _, _ in rows],
+            [(field.name, float(getattr(Limits(), field.name))) for field in dataclasses.fields(Limits)],
+        )
+
+    def test_every_dialect_stands_with_its_socket(self) -> None:
+        text = section("protocol.md", "Where the run directory is")
+        for dialect in DIALECTS.values():
+            self.assertIn(f"| `{dialect.name}` | `{dialect.socket_name}` |", text)
+        self.assertIn(",".join(DIALECTS), read("options.md"))
+
+    def test_every_operation_stands_with_its_members(self) -> None:
+        text = section("protocol.md", "Requests")
+        for op, members in OPS.items():
+            rows = "".join(re.findall(rf"^\| `{op}` \|.*$", text, flags=re.MULTILINE))
+            self.assertTrue(rows, f"{op} is not in the table of requests")
+            self._all_in(rows, sorted(members), f"the rows of {op}")
+
+    def test_every_verdict_of_the_log_has_its_meaning(self) -> None:
+        rows = re.findall(r"^\| (`.+?) \|", section("design.md", "How outcomes are logged"), flags=re.MULTILINE)
+        self.assertEqual([word for row in rows for word in re.findall(r"`([a-z-]+)`", row)], list(LOGGED))
+
+    def test_every_mode_is_told_to_clients_and_judged(self) -> None:
+        results = [mode.value for mode in Mode if mode is not Mode.AUTO]
+        for name, heading in (("protocol.md", "Hand-over modes"), ("security.md", "What the modes let through")):
+            rows = re.findall(r"^\| `(\w+)` \|", section(name, heading), flags=re.MULTILINE)
+            self.assertEqual(rows, results, name)
+        self._all_in(section("protocol.md", "Rules"), [mode.value for mode in WISHES], "the rules' grammar")
+
+    def test_every_reserved_name_stands_with_the_names(self) -> None:
+        self._all_in(section("protocol.md", "Names"), sorted(RESERVED), "Names")
+
+    def test_every_scheme_stands_with_its_default_port(self) -> None:
+        text = section("protocol.md", "URIs")
+        self._all_in(text, SCHEMES, "URIs")
+        for scheme, port in DEFAULT_PORTS.items():
+            self.assertRegex(text, rf"\b{scheme} {port}\b")
+
+
+class CodeMap(SynchronousTestCase):
+    """Whoever looks for a place in the code finds it."""
+
+    def test_every_module_is_in_it_once_and_nothing_else_is(self) -> None:
+        rows = re.findall(r"^\| `(plumberd/[\w/]+\.py)` \|", section("design.md", "The code map"), flags=re.MULTILINE)
+        modules = [str(path.relative_to(ROOT)) for path in (ROOT / "plumberd").rglob("*.py")]
+        self.assertEqual(sorted(rows), sorted(modules))
+
+    def test_every_source_file_that_a_document_names_exists(self) -> None:
+        for document in DOCUMENTS:
+            text = document.read_text(encoding="utf-8")
+            paths = _PATH.findall(text) + [f"plumberd/{path}" for path in _SHORT_PATH.findall(text)]
+            missing = [path for path in paths if not (ROOT / path).is_file()]
+            self.assertEqual(missing, [], f"named in {document.name}")
+
+
+class Links(SynchronousTestCase):
+    """No link leads nowhere."""
+
+    def test_every_relative_link_leads_to_a_file_and_a_heading(self) -> None:
+        for document in DOCUMENTS:
+            for link in _LINK.findall(document.read_text(encoding="utf-8")):
+                if "://" in link:
+                    continue
+                path, _, anchor = link.partition("#")
+                target = document.parent / path if path else document
+                self.assertTrue(target.exists(), f"{document.name} links to {link}")
+                if anchor:
+                    self.assertIn(anchor, anchors(target), f"{document.name} links to {link}")
+
+
+class Examples(SynchronousTestCase):
+    """What the documents show is what happens."""
+
+    def test_every_command_line_is_understood(self) -> None:
+        lines = list(command_lines())
+        self.assertGreater(len(lines), 15)
+        with mock.patch("grp.getgrnam", return_value=mock.Mock(gr_gid=1)), mock.patch("pwd.getpwnam") as getpwnam:
+            getpwnam.return_value.pw_uid = 1
+            for line in lines:
+                with mock.patch("sys.stdout"):
+                    try:
+                        Options().parseOptions(shlex.split(line, comments=True)[3:])
+                    except SystemExit as e:
+                        self.assertEqual(e.code or 0, 0, line)
+
+    def test_the_native_example_is_what_is_sent_and_answered(self) -> None:
+        text = hexadecimal(section("protocol.md", "An example"))
+        asked = b'{"op":"lookup","service":"pong","id":1}'
+        asked = len(asked).to_bytes(4, "big") + asked
+        self.assertEqual([*NativeDecoder(MESSAGE_BYTES).feed(asked)], [Request("lookup", "pong", ident=1)])
+        self.assertIn(asked.hex(), text)
+        granted = DIALECTS["native"].grant(Request("lookup", "pong", ident=1), "local", "default for local services")
+        self.assertIn(granted[0].data.hex(), text)
+        refused = DIALECTS["native"].refuse(2, Refusal.UNKNOWN_SERVICE, "no local service is called ping")
+        self.assertIn(refused.hex(), text)
+        for message in (asked, granted[0].data, refused):
+            self.assertIn(f"({len(message)}bytes)", text)
+
+    def test_the_examples_of_both_libipc_dialects_are_what_is_sent_and_answered(self) -> None:
+        reason = "no local service is called ping"
+        lookup = b"pong;pong tcp://127.0.0.1:9700/pong"
+        length = len(lookup).to_bytes(4, "big")
+        asked = Request("lookup", "pong")
+        for dialect, data, sends, refused in (
+            ("libipc-2023", b"\3" + length + b"\3" + lookup, grant_2023(asked, "", ""), refuse_2023),
+            ("libipc-zig", length + lookup, grant_zig(asked, "", ""), refuse_zig),
+        ):
+            text = hexadecimal(section("protocol.md", f"The dialect {dialect}"))
+            for sent in (data, *(send.data for send in sends), refused(None, Refusal.UNKNOWN_SERVICE, reason)):
+                self.assertIn(sent.hex(), text, dialect)
+
+    def test_the_bytes_of_the_handshake_are_those_that_are_sent(self) -> None:
+        text = section("protocol.md", "tcp, between daemons")
+        for data in (call("pong"), GRANTED, refusal(Refusal.BUSY)):
+            self.assertIn(f"`{data.hex()}`", text)
+
+
+class Status(RunningTestCase):
+    """The one answer with many members."""
+
+    async def test_every_member_of_it_is_documented(self) -> None:
+        service = self.run_broker()
+        assert service.core is not None and service.broker is not None
+        who = mock.Mock(uid=0, gid=0, pid=1, confined="")
+        members = {**about_client(service.core, who, 1), **about_everything(service.core, service.broker)}
+        documented = quoted(section("protocol.md", "Answers"))
+        nested = [key for name in ("you", "powers", "now") for key in members[name]]
+        self.assertEqual([key for key in [*members, *nested] if key not in documented], [])
+        self.assertLess(len(answer(None, members)), MESSAGE_BYTES)
+        self.assertEqual(json.loads(answer(None, members)[4:]), members)

@@ -1,0 +1,107 @@
+"""plumberd.pure.modes: the hand-over mode, and never silently a weaker one."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from plumberd.pure.modes import WISHES, Mode, Powers, choose_mode
+from plumberd.pure.refusals import Refusal, Refused
+from plumberd.pure.who import LocalWho
+from tests.tables import PROPERTY, each
+
+OURS = 1000
+SAME = LocalWho(OURS, OURS, (), 1, "", True)
+OTHER_CGROUP = LocalWho(OURS, OURS, (), 1)
+OTHER_USER = LocalWho(2000, 2000, (), 1, "", True)
+CONFINED = LocalWho(OURS, OURS, (), 1, "another network namespace", True)
+
+NOTHING = Powers(lock=False, give=False, uid=OURS)
+LOCK = Powers(lock=True, give=False, uid=OURS)
+GIVE = Powers(lock=False, give=True, uid=OURS)
+BOTH = Powers(lock=True, give=True, uid=OURS)
+ROOT = Powers(lock=True, give=True, uid=0)
+
+
+class Chosen(SynchronousTestCase):
+    @each(
+        ("auto_locks_for_everybody", Mode.AUTO, CONFINED, BOTH, Mode.LOCKED),
+        ("auto_locks_for_another_user", Mode.AUTO, OTHER_USER, BOTH, Mode.LOCKED),
+        ("auto_of_root", Mode.AUTO, OTHER_CGROUP, ROOT, Mode.LOCKED),
+        ("auto_without_chown_for_its_own_user", Mode.AUTO, OTHER_CGROUP, LOCK, Mode.LOCKED),
+        ("auto_without_chown_for_another", Mode.AUTO, OTHER_USER, LOCK, Mode.RELAYED),
+        ("auto_without_powers", Mode.AUTO, SAME, NOTHING, Mode.DIRECT),
+        ("auto_without_filter", Mode.AUTO, SAME, GIVE, Mode.DIRECT),
+        ("auto_for_another_user", Mode.AUTO, OTHER_USER, GIVE, Mode.RELAYED),
+        ("auto_for_another_cgroup", Mode.AUTO, OTHER_CGROUP, NOTHING, Mode.RELAYED),
+        ("auto_for_a_confined_one", Mode.AUTO, CONFINED, NOTHING, Mode.RELAYED),
+        ("locked", Mode.LOCKED, CONFINED, LOCK, Mode.LOCKED),
+        ("direct_though_it_could_be_locked", Mode.DIRECT, SAME, BOTH, Mode.DIRECT),
+        ("relayed_always", Mode.RELAYED, SAME, BOTH, Mode.RELAYED),
+        ("relayed_without_powers", Mode.RELAYED, CONFINED, NOTHING, Mode.RELAYED),
+    )
+    def test_the_strongest_possible_mode_is_chosen(
+        self, _: str, wish: Mode, who: LocalWho, powers: Powers, mode: Mode
+    ) -> None:
+        self.assertEqual(choose_mode(wish, who, powers, has_socket=True), mode)
+
+    @each(
+        ("locked_without_filter", Mode.LOCKED, SAME, GIVE, "cannot lock sockets"),
+        ("locked_without_chown", Mode.LOCKED, OTHER_USER, LOCK, "cannot give sockets to uid 2000 (CAP_CHOWN)"),
+        ("direct_confined", Mode.DIRECT, CONFINED, BOTH, "confined (another network namespace)"),
+        ("direct_other_user", Mode.DIRECT, OTHER_USER, BOTH, "uid 2000 is not the broker's (1000)"),
+        ("direct_of_root", Mode.DIRECT, SAME, ROOT, "uid 1000 is not the broker's (0)"),
+        ("direct_other_cgroup", Mode.DIRECT, OTHER_CGROUP, BOTH, "cgroup is not the broker's"),
+    )
+    def test_a_wish_that_cannot_be_met_is_refused_with_the_reason(
+        self, _: str, wish: Mode, who: LocalWho, powers: Powers, reason: str
+    ) -> None:
+        with self.assertRaises(Refused) as caught:
+            choose_mode(wish, who, powers, has_socket=True)
+        self.assertEqual(caught.exception.word, Refusal.NOT_POSSIBLE)
+        self.assertIn(f"handover={wish.value}", caught.exception.reason)
+        self.assertIn(reason, caught.exception.reason)
+
+    @each(("auto", Mode.AUTO), ("relayed", Mode.RELAYED))
+    def test_an_endpoint_is_relayed(self, _: str, wish: Mode) -> None:
+        self.assertEqual(choose_mode(wish, SAME, BOTH, has_socket=False), Mode.RELAYED)
+
+    @each(("locked", Mode.LOCKED), ("direct", Mode.DIRECT))
+    def test_an_endpoint_can_be_nothing_else(self, wish_name: str, wish: Mode) -> None:
+        with self.assertRaises(Refused) as caught:
+            choose_mode(wish, SAME, BOTH, has_socket=False)
+        self.assertEqual(caught.exception.word, Refusal.NOT_POSSIBLE)
+        self.assertIn(f"handover={wish_name}", caught.exception.reason)
+
+
+class Never(SynchronousTestCase):
+    @PROPERTY
+    @given(
+        st.sampled_from(WISHES),
+        st.builds(
+            lambda uid, confined, same_cgroup: LocalWho(uid, 0, (), 1, confined, same_cgroup),
+            st.integers(0, 2),
+            st.sampled_from(("", "another network namespace")),
+            st.booleans(),
+        ),
+        st.builds(Powers, st.booleans(), st.booleans(), st.integers(0, 2)),
+        st.booleans(),
+    )
+    def test_a_mode_without_what_it_needs(self, wish: Mode, who: LocalWho, powers: Powers, has_socket: bool) -> None:
+        """A bare socket goes to a proved equal alone, a locked one only where it can be locked, none is made up."""
+        try:
+            mode = choose_mode(wish, who, powers, has_socket=has_socket)
+        except Refused as e:
+            self.assertEqual(e.word, Refusal.NOT_POSSIBLE)
+            self.assertIn(wish, (Mode.LOCKED, Mode.DIRECT))
+            return
+        self.assertIn(mode, (Mode.LOCKED, Mode.DIRECT, Mode.RELAYED))
+        self.assertIn(wish, (Mode.AUTO, mode))
+        if mode is Mode.DIRECT:
+            self.assertEqual((who.confined, who.uid, who.same_cgroup, has_socket), ("", powers.uid, True, True))
+        if mode is Mode.LOCKED:
+            self.assertTrue(powers.lock and has_socket and (powers.give or who.uid == powers.uid))
+
+    def test_local_is_no_mode_to_ask_for(self) -> None:
+        self.assertEqual([mode.value for mode in WISHES], ["auto", "direct", "locked", "relayed"])
