@@ -79,7 +79,7 @@ class Broker:
 
     def start(self) -> None:
         """Begin to accept."""
-        for name, bound in zip(self._core.settings.dialects, self._bound, strict=True):
+        for name, bound in zip(self._core.settings.dialects, self._bound, strict=False):
             take = functools.partial(self._accepted, DIALECTS[name])
             acceptor = Acceptor(self._core.poll, self._core.reactor, bound.sock, take)
             self._acceptors.append(acceptor)
