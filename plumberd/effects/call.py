@@ -1,39 +1,50 @@
-"""Speak the caller's side of the tcp handshake on a raw socket, reading exactly its own bytes."""
+"""Speak the asking side of a handshake on a raw socket, reading exactly its own bytes."""
 
 from __future__ import annotations
 
 import os
 import socket
 from collections.abc import Callable
+from typing import Protocol
 
 from plumberd.effects.poll import Poll
+from plumberd.pure.carry import CarryAnswer, carry
 from plumberd.pure.handshake import Caller, call
 from plumberd.pure.refusals import Refusal, Refused
+from plumberd.pure.uri import Uri
 
 
-class TcpCall:
-    """One handshake; the socket stays its caller's, who closes it."""
+class _Answer(Protocol):
+    """Reads an answer, and never more than that; see :class:`plumberd.pure.handshake.Caller`."""
+
+    @property
+    def wanted_bytes(self) -> int: ...
+    def receive(self, data: bytes) -> bool: ...
+
+
+class _Call:
+    """One question and its answer; the socket stays its caller's, who closes it."""
 
     def __init__(
-        self, poll: Poll, sock: socket.socket, service: str, done: Callable[[Refused | None], None]
+        self, poll: Poll, sock: socket.socket, question: bytes, answer: _Answer, done: Callable[[Refused | None], None]
     ) -> None:
         """*done* is told ``None`` when the far side has said ok."""
         self._poll = poll
         self._sock = sock
-        self._service = service
+        self._question = question
+        self._caller = answer
         self._done = done
-        self._caller = Caller()
 
     def start(self) -> None:
-        """Send the name and wait for the answer."""
-        data = call(self._service)
+        """Send the question and wait for the answer."""
+        data = self._question
         try:
             sent = self._sock.send(data)
         except OSError as e:
             self._done(_lost(e))
             return
         if sent < len(data):
-            self._done(Refused(Refusal.UNREACHABLE, "the far side did not even take the name"))
+            self._done(Refused(Refusal.UNREACHABLE, "the far side did not even take the question"))
             return
         self._poll.watch(self._sock.fileno(), self._ready)
 
@@ -54,6 +65,22 @@ class TcpCall:
             result = _lost(e)
         self.cancel()
         self._done(result)
+
+
+class TcpCall(_Call):
+    """The caller's side of the tcp handshake."""
+
+    def __init__(
+        self, poll: Poll, sock: socket.socket, service: str, done: Callable[[Refused | None], None]
+    ) -> None:
+        super().__init__(poll, sock, call(service), Caller(), done)
+
+
+class SchemeCall(_Call):
+    """Ask a scheme daemon's socket to carry a connection to *uri*; from the ok on the socket is the client's."""
+
+    def __init__(self, poll: Poll, sock: socket.socket, uri: Uri, done: Callable[[Refused | None], None]) -> None:
+        super().__init__(poll, sock, carry(uri), CarryAnswer(), done)
 
 
 def _lost(error: OSError) -> Refused:

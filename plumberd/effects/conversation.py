@@ -8,6 +8,7 @@ taken what was sent before, and a client that hangs up cancels what it asked for
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -19,12 +20,13 @@ from plumberd.effects import kernel
 from plumberd.effects.credentials import Sender, sender_of
 from plumberd.effects.deadline import Deadlines
 from plumberd.effects.poll import ERR, HUP, Poll
-from plumberd.pure.dialects import Dialect, Malformed, Request, Send
+from plumberd.pure.dialects import Dialect, Kind, Malformed, Request, Send
 from plumberd.pure.dialects.base import Refused as RefusedRequest
 from plumberd.pure.refusals import Refusal
 
 READ_BYTES = 8192
 """A lookup is rarely longer; what is takes several reads."""
+PACKET_HEADER_BYTES = 6
 _MOST_DESCRIPTORS = 253  # SCM_MAX_FD
 _ANCILLARY_BYTES = socket.CMSG_SPACE(12) + socket.CMSG_SPACE(4 * _MOST_DESCRIPTORS)
 _FLAGS = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
@@ -75,6 +77,8 @@ class Conversation:
         self._poll = poll
         self._patience = patience
         self._decoder = dialect.decoder(limit_bytes)
+        # One read takes one packet, and what does not fit of it is lost.
+        self._read_bytes = READ_BYTES if dialect.kind is Kind.STREAM else limit_bytes + PACKET_HEADER_BYTES + 1
         self._asked = asked
         self._broken = broken
         self._gone = gone
@@ -82,6 +86,7 @@ class Conversation:
         self._sender: Sender | None = None
         self._state = _RESTING
         self._ended = False
+        self._malformed = ""
         self._closed = False
         self._sends: tuple[Send, ...] = ()
         self._fd = -1
@@ -91,7 +96,7 @@ class Conversation:
         self._served = False
         self._in_loop = False
         self.left_unread = False
-        """Whether the client did not take a descriptor in time; it lies in a live client's queue."""
+        """Whether a descriptor was sent that the client has not taken; it lies in a live client's queue."""
 
     def start(self) -> None:
         """Read what is there already, then wait for more."""
@@ -112,8 +117,10 @@ class Conversation:
         self._send(self.dialect.grant(request, mode, rule), not self.dialect.conversation, done)
 
     def answer(self, data: bytes) -> None:
-        """Send an answer without a descriptor."""
-        if not self._closed:
+        """Send an answer without a descriptor; an empty one is the end of the connection."""
+        if not data:
+            self.close()
+        elif not self._closed:
             self._send((Send(data),), not self.dialect.conversation, None)
 
     def refuse(self, ident: str | int | None, word: Refusal, reason: str) -> None:
@@ -125,6 +132,10 @@ class Conversation:
         if self._closed:
             return
         self._closed = True
+        if self._done is not None and self._fd < 0 and self._untaken:
+            # It was sent. Where the client has really gone, the kernel has dropped it with the queue.
+            with contextlib.suppress(OSError):
+                self.left_unread = kernel.unsent_bytes(self.sock.fileno()) > 0
         self._patience.cancel(self)
         self._poll.forget(self.sock.fileno())
         self.sock.close()
@@ -153,6 +164,8 @@ class Conversation:
                 self._state = _ASKED
                 self._patience.cancel(self)
                 self._asked(self, self._received.popleft())
+            elif self._malformed:
+                self._fail(Refusal.BAD_REQUEST, self._malformed)
             elif self._ended:
                 self.close()
             else:
@@ -161,7 +174,7 @@ class Conversation:
 
     def _receive(self) -> None:
         try:
-            data, ancillary, _, _ = self.sock.recvmsg(READ_BYTES, _ANCILLARY_BYTES, _FLAGS)
+            data, ancillary, _, _ = self.sock.recvmsg(self._read_bytes, _ANCILLARY_BYTES, _FLAGS)
         except BlockingIOError:
             self._state = _RESTING
             return
@@ -196,7 +209,7 @@ class Conversation:
                 self._received.append(Received(request, mixed))
                 mixed = sender  # what follows in the same message has one sender
         except Malformed as e:
-            self._fail(Refusal.BAD_REQUEST, str(e))
+            self._malformed = str(e)  # behind the requests before it
             return
         self._sender = mixed
 
@@ -204,11 +217,14 @@ class Conversation:
         """Refuse what is no request, and end."""
         self._received.clear()
         self._broken(self, word, reason)
-        self._send((Send(self.dialect.refuse(None, word, reason)),), True, None)
+        answer = self.dialect.refuse(None, word, reason)
+        if answer:
+            self._send((Send(answer),), True, None)
+        else:
+            self.close()
 
     def _too_slow(self) -> None:
         if self._state == _ANSWERING:
-            self.left_unread = self._done is not None and self._fd < 0
             self.close()  # it does not take its answer
         elif self._decoder.pending:
             self._fail(Refusal.TIMEOUT, f"no complete request within {self._patience.seconds:g} seconds")

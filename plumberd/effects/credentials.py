@@ -84,10 +84,10 @@ class Inspector:
             return LocalWho(
                 uid, gid, groups, pid if sender is None else sender[0], "not sent by the process that connected"
             )
-        confined, same_cgroup = self._confined(sock, pid)
+        confined, same_cgroup = self._confined(sock, pid, uid)
         return LocalWho(uid, gid, groups, pid, confined, same_cgroup)
 
-    def _confined(self, sock: socket.socket, pid: int) -> tuple[str, bool]:
+    def _confined(self, sock: socket.socket, pid: int, uid: int) -> tuple[str, bool]:
         try:
             cookie = sock.getsockopt(socket.SOL_SOCKET, kernel.SO_NETNS_COOKIE, _COOKIE_BYTES)
             if cookie != self._cookie:
@@ -99,6 +99,8 @@ class Inspector:
             if _net_of(str(pid)) != self._net:
                 return "another network namespace", False
             status = _read(f"/proc/{pid}/status")
+            if int(_field(status, b"Uid:").split()[1]) != uid:
+                return "it has changed its user since it connected", False
             filters = _filters(status)
             if filters and filters > self._filters_of_process_1(status):
                 return "more seccomp filters than its system's first process", False

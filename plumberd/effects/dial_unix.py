@@ -21,6 +21,12 @@ from plumberd.pure.who import LocalWho
 RETRY_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05)
 """A full backlog has no event to wait for; the last pause repeats."""
 
+_SCHEME_FAILURES = {
+    errno.ENOENT: "there is no socket, it does not run",
+    errno.ECONNREFUSED: "the socket is stale, it does not run any more",
+    errno.EAGAIN: "it does not accept, its queue is full",
+}
+
 Connected = Callable[["socket.socket | Refused"], None]
 """Takes the connected socket, and owns it from then on; or the refusal."""
 
@@ -38,21 +44,61 @@ class LocalServices:
     trusted_uids: Collection[int]
     own: Collection[tuple[int, int]]
 
-    def dial(self, service: str, who: LocalWho | None) -> socket.socket:
+    def dial(self, service: str, who: LocalWho | None, *, packets: bool = False) -> socket.socket:
         """Connect to *service* as *who*, or as the broker where that is ``None`` (inbound).
 
-        :returns: a connected, non-blocking socket that the caller owns.
+        A service listens on ``<name>``, with a stream or packets, or, in the oldest
+        generation, on ``<name>-0-0`` with packets. Where there are several, the one like
+        the client's own comes first.
+
+        :param packets: whether the client's own kind is packets.
+        :returns: a connected, non-blocking socket that the caller owns; its type tells the kind.
         :raises Refused: what the client is told.
         :raises BlockingIOError: the service's backlog is full.
         """
-        path = os.path.join(self.path, check_service(service))
-        self._check_path(path, service)
+        check_service(service)
+        told: Refused | None = None
+        for name, kind in _places(service, packets=packets):
+            try:
+                return self._dial(service, os.path.join(self.path, name), kind, who)
+            except Refused as e:
+                if e.word not in (Refusal.UNKNOWN_SERVICE, Refusal.NOT_POSSIBLE):
+                    raise
+                if told is None or name == service:
+                    told = e
+        assert told is not None
+        raise told
+
+    def dial_scheme(self, scheme: str) -> socket.socket:
+        """Connect to the scheme daemon that serves ``<run directory>/<scheme>`` in another process.
+
+        :returns: a connected, non-blocking socket that the caller owns.
+        :raises Refused: ``unreachable`` where none serves there, or where it is not to be trusted.
+        """
+        path = os.path.join(self.path, scheme)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
+            if os.path.islink(path):
+                raise Refused(Refusal.UNREACHABLE, f"{path} is a symbolic link, no scheme daemon's socket")
+            code = sock.connect_ex(path)
+            if code:
+                why = _SCHEME_FAILURES.get(code, os.strerror(code))
+                raise Refused(Refusal.UNREACHABLE, f"the scheme daemon for {scheme}: {why} ({path})")
+            self._check_listener(sock, f"the scheme {scheme}")
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _dial(self, service: str, path: str, kind: int, who: LocalWho | None) -> socket.socket:
+        if len(os.fsencode(path)) > rundir.PATH_BYTES:
+            raise Refused(Refusal.UNKNOWN_SERVICE, f"the path of {service} is longer than {rundir.PATH_BYTES} bytes")
+        sock = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
+        try:
             if who is None:
-                code = sock.connect_ex(path)
+                code = self._connect(sock, path, service)
             else:
-                code = self.actas.call(who, lambda: sock.connect_ex(path))
+                code = self.actas.call(who, lambda: self._connect(sock, path, service))
             if code:
                 raise _failure(code, service)
             self._check_listener(sock, service)
@@ -61,17 +107,27 @@ class LocalServices:
             raise
         return sock
 
-    def _check_path(self, path: str, service: str) -> None:
-        if len(os.fsencode(path)) > rundir.PATH_BYTES:
-            raise Refused(Refusal.UNKNOWN_SERVICE, f"the path of {service} is longer than {rundir.PATH_BYTES} bytes")
+    def _connect(self, sock: socket.socket, path: str, service: str) -> int:
+        """Connect to the very inode that was looked at; return connect(2)'s code.
+
+        Looking at a path and then connecting to it would be two things: in between, its
+        owner could put a symbolic link there, to a socket that he may not open himself.
+
+        :raises Refused: it is no socket, or one of our own.
+        """
         try:
-            status = os.lstat(path)
+            fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as e:
-            raise _failure(e.errno or errno.ENOENT, service) from None
-        if not stat.S_ISSOCK(status.st_mode):
-            raise Refused(Refusal.UNKNOWN_SERVICE, f"what lies at the name {service} is no socket")
-        if (status.st_dev, status.st_ino) in self.own:
-            raise Refused(Refusal.DENIED, f"{service} is a socket of the broker itself")
+            return e.errno or errno.ENOENT
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISSOCK(status.st_mode):
+                raise Refused(Refusal.UNKNOWN_SERVICE, f"what lies at the name {service} is no socket")
+            if (status.st_dev, status.st_ino) in self.own:
+                raise Refused(Refusal.DENIED, f"{service} is a socket of the broker itself")
+            return sock.connect_ex(f"/proc/self/fd/{fd}")
+        finally:
+            os.close(fd)
 
     def _check_listener(self, sock: socket.socket, service: str) -> None:
         _, uid, _ = maker_of(sock)
@@ -92,12 +148,15 @@ class UnixDial:
         service: str,
         who: LocalWho | None,
         done: Connected,
+        *,
+        packets: bool = False,
     ) -> None:
         self._clock = clock
         self._services = services
         self._service = service
         self._who = who
         self._done = done
+        self._packets = packets
         self._timer: IDelayedCall | None = None
         self._tries = 0
 
@@ -105,7 +164,9 @@ class UnixDial:
         """Try; *done* may be called before this returns."""
         self._timer = None
         try:
-            result: socket.socket | Refused = self._services.dial(self._service, self._who)
+            result: socket.socket | Refused = self._services.dial(
+                self._service, self._who, packets=self._packets
+            )
         except BlockingIOError:
             pause = RETRY_SECONDS[min(self._tries, len(RETRY_SECONDS) - 1)]
             self._tries += 1
@@ -124,6 +185,13 @@ class UnixDial:
             self._timer = None
 
 
+def _places(service: str, *, packets: bool) -> tuple[tuple[str, int], ...]:
+    stream = (service, socket.SOCK_STREAM)
+    packet = (service, socket.SOCK_SEQPACKET)
+    oldest = (service + "-0-0", socket.SOCK_SEQPACKET)
+    return (oldest, packet, stream) if packets else (stream, packet, oldest)
+
+
 def _failure(code: int, service: str) -> Exception:
     if code == errno.EAGAIN:
         return BlockingIOError(code, "backlog full")
@@ -134,5 +202,5 @@ def _failure(code: int, service: str) -> Exception:
     if code == errno.EACCES:
         return Refused(Refusal.DENIED, f"the mode of the socket of {service} does not let this user in")
     if code == errno.EPROTOTYPE:
-        return Refused(Refusal.NOT_POSSIBLE, f"{service} listens on a socket that is no stream")
+        return Refused(Refusal.NOT_POSSIBLE, f"{service} listens on a socket of another type")
     return Refused(Refusal.UNREACHABLE, f"connecting to {service}: {os.strerror(code)}")

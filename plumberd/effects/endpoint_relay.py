@@ -25,6 +25,7 @@ from twisted.internet.interfaces import (
     ISSLTransport,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, implementer
@@ -48,13 +49,16 @@ class Half(Protocol):
         *,
         first: Callable[[Half, bytes], None] | None = None,
         made: Callable[[Half], None] | None = None,
+        unwrapped: Callable[[Half], None] | None = None,
         ended: Callable[[Half], None],
     ) -> None:
         """*first* is given the first bytes instead of the other side: the handshake.
 
         *made* is called when the connection is there, *ended* once, when it is over.
+        *unwrapped* is called when no wrapper (PROXY protocol) waits for a header any more.
         """
         self._made = made
+        self._unwrapped = unwrapped
         self._poll = poll
         self._first = first
         self._ended = ended
@@ -76,7 +80,7 @@ class Half(Protocol):
 
     def connectionMade(self) -> None:
         """See :class:`twisted.internet.protocol.BaseProtocol`."""
-        inner = _pass_half_closes(self, self.wire)
+        inner, waits = _pass_through_wrappers(self, self.wire)
         with contextlib.suppress(AttributeError, OSError):
             self.wire.setTcpNoDelay(True)
         fd = inner.fileno() if hasattr(inner, "fileno") else -1
@@ -86,6 +90,14 @@ class Half(Protocol):
             self._poll.watch(fd, self._ready)
         if self._made is not None:
             self._made(self)
+        if self._unwrapped is not None and not waits and not self.lost:
+            self._unwrapped(self)
+
+    def header_came(self) -> None:
+        """A wrapper has read its header."""
+        if self._unwrapped is not None:
+            unwrapped, self._unwrapped = self._unwrapped, None
+            unwrapped(self)
 
     def hold(self, clock: IReactorTime, seconds: float) -> None:
         """Pass nothing on from this side until the other has spoken, or for *seconds*."""
@@ -254,20 +266,39 @@ class HalfFactory(Factory):
         return half
 
 
-def _pass_half_closes(half: Half, transport: Any) -> Any:
-    """Make every wrapper between *half* and the wire pass half-closes on; return the wire.
+def _pass_through_wrappers(half: Half, transport: Any) -> tuple[Any, bool]:
+    """Make every wrapper between *half* and the wire pass half-closes on.
+
+    Returns the wire, and whether a wrapper waits for a PROXY header.
 
     Twisted's wrappers (haproxy's too) are protocols that do not provide
     IHalfCloseableProtocol, so the wire would close altogether at the peer's half-close.
     """
+    waits = False
     while isinstance(transport, ProtocolWrapper):
+        if isinstance(transport, HAProxyProtocolWrapper):
+            waits = True
+            _tell_of_header(half, transport)
         wrapper: Any = transport
         if not _is_tls(wrapper):
             wrapper.readConnectionLost = half.readConnectionLost
             wrapper.writeConnectionLost = half.writeConnectionLost
             alsoProvides(wrapper, IHalfCloseableProtocol)
         transport = wrapper.transport
-    return transport
+    return transport, waits
+
+
+def _tell_of_header(half: Half, wrapper: Any) -> None:
+    """Call *half* when the wrapper's peer is no longer its transport's: a header need not bring bytes with it."""
+    read = wrapper.dataReceived
+
+    def data_received(data: bytes) -> None:
+        read(data)
+        if wrapper.getPeer() != wrapper.transport.getPeer():
+            wrapper.dataReceived = read
+            half.header_came()
+
+    wrapper.dataReceived = data_received
 
 
 def _is_tls(transport: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import ipaddress
+import os
 import socket
 
 from plumberd.pure.uri import IPAddress
@@ -30,7 +31,8 @@ def own_addresses() -> frozenset[IPAddress]:
     libc = ctypes.CDLL(None, use_errno=True)
     head = ctypes.POINTER(_IfAddrs)()
     if libc.getifaddrs(ctypes.byref(head)):
-        return frozenset()
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
     found: set[IPAddress] = set()
     try:
         entry = head

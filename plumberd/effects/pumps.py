@@ -15,6 +15,7 @@ from typing import Protocol
 
 from plumberd.effects import kernel
 from plumberd.effects.pipes import Pipe, PipePool
+from plumberd.framing import FrameCutter
 
 PACKET_BYTES = 2 << 20
 """Longest packet that is carried; the older generations' clients read up to 2 MB at once."""
@@ -211,15 +212,12 @@ class CopyPump(_Copying):
 class PacketsToStream(_Copying):
     """Each packet's bytes, one behind the other: a message looks the same in both."""
 
-    def __init__(self, source: socket.socket, sink: socket.socket) -> None:
-        super().__init__(source, sink)
-        _grow(source)
-
     def _read(self) -> int:
-        size = kernel.unread_bytes(self.source.fileno())
-        if size > PACKET_BYTES:
-            raise Untranslatable(f"a packet of {size} bytes: at most {PACKET_BYTES} are carried")
-        data = self.source.recv(max(size, READ_BYTES), socket.MSG_DONTWAIT)
+        # What lies in the queue is at least as long as its first packet.
+        room = min(max(kernel.unread_bytes(self.source.fileno()), READ_BYTES), PACKET_BYTES + 1)
+        data = self.source.recv(room, socket.MSG_DONTWAIT)
+        if len(data) > PACKET_BYTES:
+            raise Untranslatable(f"a packet of more than {PACKET_BYTES} bytes")
         if data:
             self._queue.append(data)
         return len(data)
@@ -231,7 +229,8 @@ class StreamToPackets(_Copying):
     def __init__(self, source: socket.socket, sink: socket.socket, cutter: Cutter | None) -> None:
         super().__init__(source, sink)
         self._cutter = cutter
-        _grow(sink)
+        if sink.type == socket.SOCK_SEQPACKET:
+            grow(sink)
 
     def _read(self) -> int:
         data = self.source.recv(READ_BYTES)
@@ -270,7 +269,37 @@ class StreamToFrames(StreamToPackets):
     _in_part = False
 
 
-def _grow(sock: socket.socket) -> None:
+def make_pumps(
+    left: socket.socket, right: socket.socket, pipes: PipePool, framing: str, *, framed: bool = False
+) -> tuple[Pump, Pump]:
+    """Return the pumps from *left* to *right* and back, by the kinds of the two sockets.
+
+    :param framing: how messages look that a stream is cut into; ``raw``: one read is one packet.
+    :param framed: write whole messages to *left*, each when the last was taken.
+    """
+    back = _make_pump(right, left, pipes, framing)
+    if framed:
+        back = StreamToFrames(right, left, FrameCutter(framing, PACKET_BYTES))
+    return _make_pump(left, right, pipes, framing), back
+
+
+def packet_pair() -> tuple[socket.socket, socket.socket]:
+    """Return both ends of a pair for packets, with room for the largest in each; the caller owns them."""
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for sock in pair:
+        grow(sock)
+    return pair
+
+
+def _make_pump(source: socket.socket, sink: socket.socket, pipes: PipePool, framing: str) -> Pump:
+    if source.type == sink.type:
+        return SplicePump(source, sink, pipes)
+    if source.type == socket.SOCK_SEQPACKET:
+        return PacketsToStream(source, sink)
+    return StreamToPackets(source, sink, None if framing == "raw" else FrameCutter(framing, PACKET_BYTES))
+
+
+def grow(sock: socket.socket) -> None:
     """Make room for the largest packet, as far as the kernel lets us."""
     wanted = 2 * PACKET_BYTES
     try:

@@ -98,7 +98,8 @@ class Relay:
         for sock in (self._left, self._right):
             sock.setblocking(False)
             if sock.family == socket.AF_UNIX:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNIX_BUFFER_BYTES)
+                if sock.type == socket.SOCK_STREAM:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNIX_BUFFER_BYTES)
             else:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -232,6 +233,8 @@ class Relay:
             # The other side learns at once, even while it has not read all: its writes fail.
             with contextlib.suppress(OSError):
                 other.shutdown(socket.SHUT_RD)
+            if self._held:
+                self._release()
             if self._timer is None:
                 self._timer = self._clock.callLater(DRAIN_SECONDS, self.abort)
 

@@ -124,20 +124,21 @@ def identity(path: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def bind_socket(rundir: str, name: str, gid: int | None) -> BoundSocket:
+def bind_socket(rundir: str, name: str, gid: int | None, kind: int = socket.SOCK_STREAM) -> BoundSocket:
     """Listen on ``<rundir>/<name>``, taking over a stale socket but never a live one.
 
     The lock file comes first, so that two starters cannot unlink each other's live
     socket; then the path is probed. At no moment is the new socket open to more than
     its owner and group.
 
+    :param kind: SOCK_STREAM or SOCK_SEQPACKET.
     :raises RunDirError: where another one listens there, or the path cannot be had.
     """
     path = check_path(rundir, name)
     lock = _take_lock(path)
     try:
         _remove_stale(path)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock = socket.socket(socket.AF_UNIX, kind)
         try:
             umask = os.umask(0o777 & ~SOCKET_MODE)
             try:

@@ -21,11 +21,15 @@ class Mode(enum.Enum):
     LOCKED = "locked"
     DIRECT = "direct"
     RELAYED = "relayed"
+    FRAMED = "framed"
     LOCAL = "local"
 
 
-WISHES = (Mode.AUTO, Mode.DIRECT, Mode.LOCKED, Mode.RELAYED)
-"""What ``--handover`` and a rule's ``handover=`` may say."""
+WISHES = (Mode.AUTO, Mode.DIRECT, Mode.LOCKED, Mode.RELAYED, Mode.FRAMED)
+"""What a rule's ``handover=`` may say."""
+
+GENERAL_WISHES = (Mode.AUTO, Mode.DIRECT, Mode.LOCKED, Mode.RELAYED)
+"""What ``--handover`` may say; ``framed`` is for single services that push."""
 
 
 @dataclass(frozen=True)
@@ -46,22 +50,28 @@ class Powers:
         return self.lock and (self.give or who.uid == self.uid)
 
 
-def choose_mode(wish: Mode, who: LocalWho, powers: Powers, *, has_socket: bool) -> Mode:
+def choose_mode(wish: Mode, who: LocalWho, powers: Powers, *, carrier: str = "", packets: bool = False) -> Mode:
     """Return the mode of a TCP hand-over.
 
-    :param has_socket: whether there is a TCP socket to give away at all; an
-        administrator's endpoint has none.
+    :param carrier: what else carries the bytes, so that there is no TCP socket to give
+        away: an administrator's endpoint, another process's scheme daemon.
+    :param packets: whether the client's dialect wants packets, which a TCP socket has not.
     :raises Refused: ``not-possible`` where the wish cannot be met.
     """
     if wish is Mode.RELAYED:
         return Mode.RELAYED
-    if not has_socket:
+    if packets:
         if wish is Mode.AUTO:
             return Mode.RELAYED
         raise Refused(
-            Refusal.NOT_POSSIBLE,
-            f"handover={wish.value}: this route is carried by an endpoint, which can only be relayed",
+            Refusal.NOT_POSSIBLE, f"handover={wish.value}: this client's dialect wants packets, which are relayed"
         )
+    if wish is Mode.FRAMED and not carrier:
+        return Mode.FRAMED
+    if carrier:
+        if wish is Mode.AUTO:
+            return Mode.RELAYED
+        raise Refused(Refusal.NOT_POSSIBLE, f"handover={wish.value}: {carrier} carries it, so it can only be relayed")
     if wish in (Mode.AUTO, Mode.LOCKED):
         if powers.can_lock_for(who):
             return Mode.LOCKED
@@ -74,6 +84,19 @@ def choose_mode(wish: Mode, who: LocalWho, powers: Powers, *, has_socket: bool) 
     if wish is Mode.DIRECT:
         raise Refused(Refusal.NOT_POSSIBLE, f"handover=direct: {why_not}")
     return Mode.RELAYED
+
+
+def choose_local_mode(wish: Mode, *, same_kind: bool, packets: bool) -> Mode:
+    """Return the mode of a local service's connection, which can't be turned into another.
+
+    :param same_kind: whether service and client both have streams, or both packets.
+    :raises Refused: ``not-possible``.
+    """
+    if wish is Mode.FRAMED:
+        if packets:
+            raise Refused(Refusal.NOT_POSSIBLE, "handover=framed: this client's dialect has packets already")
+        return Mode.FRAMED
+    return Mode.LOCAL if same_kind and wish is not Mode.RELAYED else Mode.RELAYED
 
 
 def _why_not_direct(who: LocalWho, powers: Powers) -> str | None:

@@ -24,7 +24,12 @@ URI_BYTES = 4096
 
 DEFAULT_PORTS = {"tcp": 9000, "tls": 9001, "udp": 9000, "ws": 80, "wss": 443}
 
-OPTIONS: dict[str, frozenset[str]] = {scheme: frozenset() for scheme in SCHEMES}
+FRAMINGS = ("raw", "libipc-2019", "libipc-2020", "libipc-2023", "libipc-zig")
+"""What ``?framing=`` may say: how the messages look that are cut into packets."""
+
+OPTIONS: dict[str, frozenset[str]] = {
+    scheme: frozenset(("framing",) if scheme in ("tcp", "unix") else ()) for scheme in SCHEMES
+}
 """The options that each scheme knows (``?name=value``). An unknown one is a mistake, never ignored."""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*\Z")  # RFC 3986, 3.1
@@ -67,6 +72,10 @@ class Uri:
     def address(self) -> IPAddress | None:
         """The host as an address, or ``None`` where it is a name."""
         return _address(self.host)
+
+    def option(self, name: str) -> str | None:
+        """Return an option's value."""
+        return dict(self.options).get(name)
 
     def __str__(self) -> str:
         """The URI for people: a password shows as ``***``."""
@@ -298,6 +307,8 @@ def _options(text: str, scheme: str, query: str) -> tuple[tuple[str, str], ...]:
             raise _error(text, f"an option that {scheme} does not know; known: {known}")
         try:
             found[name] = _decode(value)
+            if name == "framing" and found[name] not in FRAMINGS:
+                raise UriError(f"framing: wanted one of {', '.join(FRAMINGS)}")
         except UriError as e:
             raise _error(text, str(e)) from None
     return tuple(found.items())

@@ -13,6 +13,7 @@ WORDS = {
     "--allow": ("in|out", "SERVICE", "PEER"),
     "--deny": ("in|out", "SERVICE", "PEER"),
     "--redirect": ("SERVICE", "TARGET"),
+    "--publish": ("SERVICE", "ENDPOINT"),
     "--route": ("SERVICE", "URI|ENDPOINT"),
 }
 """Options with several words, and what they are."""

@@ -7,14 +7,16 @@ import os
 import socket
 from typing import Any
 
+from twisted.logger import Logger
+
 from plumberd.effects.accept import Acceptor
 from plumberd.effects.audit import Outcome
 from plumberd.effects.conversation import Conversation, Received
 from plumberd.effects.credentials import Sender, maker_of
 from plumberd.effects.deadline import Deadlines
-from plumberd.effects.rundir import BoundSocket, bind_socket, open_rundir
+from plumberd.effects.rundir import BoundSocket, bind_socket
 from plumberd.pure.admission import FairQueue
-from plumberd.pure.dialects import DIALECTS, Dialect, Request
+from plumberd.pure.dialects import DIALECTS, Dialect, Kind, Request
 from plumberd.pure.dialects.native import answer
 from plumberd.pure.refusals import Refusal
 from plumberd.pure.who import LocalWho
@@ -28,6 +30,8 @@ FORGOTTEN_SECONDS = 600.0
 
 class Broker:
     """Owns the listening sockets of the run directory."""
+
+    _log = Logger("plumberd.broker")
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -57,15 +61,16 @@ class Broker:
         return tuple(b.path for b in self._bound)
 
     def listen(self) -> None:
-        """Make the run directory and every dialect's socket, or nothing.
+        """Make every dialect's socket in the run directory, or nothing.
 
         :raises RunDirError: telling what is in the way.
         """
         settings = self._core.settings
-        open_rundir(settings.rundir, settings.gid)
         try:
             for name in settings.dialects:
-                bound = bind_socket(settings.rundir, DIALECTS[name].socket_name, settings.gid)
+                dialect = DIALECTS[name]
+                kind = socket.SOCK_SEQPACKET if dialect.kind is Kind.PACKET else socket.SOCK_STREAM
+                bound = bind_socket(settings.rundir, dialect.socket_name, settings.gid, kind)
                 self._bound.append(bound)
                 self._core.own.add(bound.identity)
         except BaseException:
@@ -74,7 +79,7 @@ class Broker:
 
     def start(self) -> None:
         """Begin to accept."""
-        for name, bound in zip(self._core.settings.dialects, self._bound, strict=True):
+        for name, bound in zip(self._core.settings.dialects, self._bound, strict=False):
             take = functools.partial(self._accepted, DIALECTS[name])
             acceptor = Acceptor(self._core.poll, self._core.reactor, bound.sock, take)
             self._acceptors.append(acceptor)
@@ -102,7 +107,7 @@ class Broker:
             return
         uid = maker[1]
         count = self._of_uid.get(uid, 0)
-        limit = self._core.settings.limits.connections_per_uid
+        limit = min(self._core.settings.limits.connections_per_uid, self._core.descriptors // 4)
         if count >= limit:
             sock.close()
             self._note("busy", f"uid={uid}", f"connections_per_uid: uid {uid} has {limit} connections already")
@@ -119,14 +124,18 @@ class Broker:
             gone=self._gone,
         )
         self._conversations[conversation] = maker
-        conversation.start()
+        try:
+            conversation.start()
+        except Exception:
+            self._log.failure("a client could not be served")
+            conversation.close()
 
     def _asked(self, conversation: Conversation, received: Received) -> None:
         request, maker = received.request, self._conversations[conversation]
         sender = received.sender
         if not isinstance(request, Request):
             self._refuse(conversation, maker, request.ident, request.word, request.reason)
-        elif sender is not None and sender[1:] != maker[1:]:
+        elif sender is not None and sender[0] != maker[0] and sender[1] != maker[1]:
             self._refuse(
                 conversation,
                 maker,
@@ -167,6 +176,7 @@ class Broker:
             return
         following = self.lookups.leave(lookup.uid)
         if following is not None:
+            following.admitted = True  # from now on the place is its own, to be given back
             self._core.poll.again(following.start)
 
     def taken(self, lookup: Lookup, *, forgotten: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import socket
@@ -114,8 +115,17 @@ class Core:
         now = self.reactor.seconds()
         if now - self._addresses_at > OWN_ADDRESSES_SECONDS:
             self._addresses_at = now
-            self._own_addresses = own_addresses()
+            with contextlib.suppress(OSError):  # then what was known before holds
+                self._own_addresses = own_addresses()
         return dataclasses.replace(policy, own_addresses=policy.own_addresses | self._own_addresses)
+
+    def know_yourself(self) -> None:
+        """Find out again what this process may do: ``twistd --uid`` has given root up in between."""
+        _keep_no_override()
+        self.powers = try_powers()
+        self.inspector = _make_inspector(self.settings, self.powers)
+        self.services.actas = ActAs()
+        self.services.trusted_uids = self.settings.service_uids | {0, os.geteuid()}
 
     async def end_relays(self) -> None:
         """Cut every connection that is carried, and wait until all are closed."""
@@ -137,11 +147,7 @@ class Core:
 def make_core(reactor: Any, settings: Settings, resolver: Resolver | None = None) -> Core:
     """Make the shared parts, and find out what this process may do."""
     descriptors = kernel.raise_descriptor_limit()
-    if os.geteuid() != 0:
-        # A local service's mode bits must mean what they say for who is not root.
-        held = kernel.effective_capabilities() & (1 << kernel.CAP_DAC_OVERRIDE | 1 << kernel.CAP_DAC_READ_SEARCH)
-        if held:
-            kernel.drop_capabilities(held)
+    _keep_no_override()
     powers = try_powers()
     own: set[tuple[int, int]] = set()
     trusted = settings.service_uids | {0, os.geteuid()}
@@ -152,7 +158,7 @@ def make_core(reactor: Any, settings: Settings, resolver: Resolver | None = None
         poll=poll,
         audit=Audit(reactor),
         powers=powers,
-        inspector=Inspector(tell_cgroup=not (powers.lock and powers.give) or _wants_direct(settings)),
+        inspector=_make_inspector(settings, powers),
         services=LocalServices(settings.rundir, ActAs(), trusted, own),
         resolver=resolver or Resolver(reactor),
         own=own,
@@ -160,6 +166,18 @@ def make_core(reactor: Any, settings: Settings, resolver: Resolver | None = None
         connect_deadline=Deadlines(reactor, settings.limits.connect_seconds),
         patience=Deadlines(reactor, settings.limits.handshake_seconds),
     )
+
+
+def _keep_no_override() -> None:
+    """A local service's mode bits must mean what they say for a broker that is not root."""
+    if os.geteuid() != 0:
+        held = kernel.effective_capabilities() & (1 << kernel.CAP_DAC_OVERRIDE | 1 << kernel.CAP_DAC_READ_SEARCH)
+        if held:
+            kernel.drop_capabilities(held)
+
+
+def _make_inspector(settings: Settings, powers: Powers) -> Inspector:
+    return Inspector(tell_cgroup=not (powers.lock and powers.give) or _wants_direct(settings))
 
 
 def _wants_direct(settings: Settings) -> bool:

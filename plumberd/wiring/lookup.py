@@ -17,30 +17,32 @@ from typing import Any, Protocol
 
 from twisted.internet import endpoints
 from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from plumberd.effects import handover
 from plumberd.effects.audit import Outcome
-from plumberd.effects.call import TcpCall
+from plumberd.effects.call import SchemeCall, TcpCall
 from plumberd.effects.conversation import Conversation
 from plumberd.effects.credentials import Sender
 from plumberd.effects.dial_tcp import TcpDial
 from plumberd.effects.dial_unix import UnixDial
 from plumberd.effects.endpoint_relay import Half, HalfFactory
+from plumberd.effects.pumps import make_pumps, packet_pair
 from plumberd.effects.relay import Relay
 from plumberd.pure.admission import Admission, FairQueue
-from plumberd.pure.dialects import Request
-from plumberd.pure.modes import Mode, choose_mode
+from plumberd.pure.dialects import Kind, Request
+from plumberd.pure.modes import Mode, choose_local_mode, choose_mode
 from plumberd.pure.policy.decide import Question, Verdict
 from plumberd.pure.policy.route import Endpoint, Way, destination, find_way, parse_target_uri
 from plumberd.pure.policy.rule import Destination, Direction
-from plumberd.pure.refusals import Refusal, Refused, printable
+from plumberd.pure.refusals import REASON_BYTES, Refusal, Refused, printable
 from plumberd.pure.uri import IPAddress, Uri
 from plumberd.pure.who import LocalWho
 from plumberd.wiring.core import Core
 
 _client_from_string: Callable[[Any, str], IStreamClientEndpoint] = endpoints.clientFromString
-_STRICTER = {Mode.DIRECT: 0, Mode.AUTO: 1, Mode.LOCKED: 2, Mode.RELAYED: 3}
+_STRICTER = {Mode.DIRECT: 0, Mode.AUTO: 1, Mode.LOCKED: 2, Mode.RELAYED: 3, Mode.FRAMED: 4}
 
 SERVED = ("tcp", "unix")
 """The schemes that something here carries; others are ``not-possible``."""
@@ -66,6 +68,8 @@ class _Step(Protocol):
 class Lookup:
     """One lookup. It owns whatever descriptor it has made until the conversation takes it."""
 
+    _log = Logger("plumberd.lookup")
+
     def __init__(
         self, core: Core, places: Places, conversation: Conversation, request: Request, sender: Sender | None, maker: Sender
     ) -> None:
@@ -76,15 +80,19 @@ class Lookup:
         self._sender = sender
         self._maker = maker
         self.uid = maker[1]
+        self._packets = conversation.dialect.kind is Kind.PACKET
         self._began = core.reactor.seconds()
         self._step: _Step | None = None
         self._sock: socket.socket | None = None
         self._who: LocalWho | None = None
         self._to: Destination | None = None
         self._uri: Uri | None = None
+        self._relay: Relay | None = None
         self._address: IPAddress | None = None
         self._verdict: Verdict | None = None
         self._mode = Mode.AUTO
+        self._carried_elsewhere = False
+        """Whether the descriptor is a stream whose other end something else carries: an endpoint, a scheme daemon."""
         self._over = False
         self._account = f"uid {self.uid}"
         self.admitted = False
@@ -102,12 +110,20 @@ class Lookup:
     def start(self) -> None:
         """Go through the steps; refusals end it wherever they come from."""
         self.admitted = True
+        if not self._over:
+            self._guard(self._decide_names)
+
+    def _guard(self, work: Callable[..., None], *args: Any) -> None:
+        """Run a step; whatever goes wrong in it becomes this lookup's refusal, and nobody else's."""
         try:
-            self._decide_names()
+            work(*args)
         except Refused as e:
             self._refuse(e)
         except OSError as e:
-            self._refuse(_ours(e))
+            self._refuse(Refused(Refusal.BUSY, f"the broker could not do it: {os.strerror(e.errno or 0)}"))
+        except Exception:
+            self._log.failure("a lookup failed")
+            self._refuse(Refused(Refusal.UNREACHABLE, "the broker failed; its log says how"))
 
     def cancel(self) -> None:
         """The client is gone: stop what is under way and close what was made."""
@@ -125,7 +141,8 @@ class Lookup:
             self._verdict = self._judge(None)
             if not self._verdict.granted:
                 raise _denied(self._verdict)
-            self._mode = self._choose_mode(has_socket=False)
+            self._mode = self._choose_mode("an administrator's endpoint")
+            self._carried_elsewhere = True
             self._dial_endpoint(way.target)
             return
         self._uri = uri = way.target
@@ -151,15 +168,13 @@ class Lookup:
             self._refuse(answer)
             return
         self._to = dataclasses.replace(self._to, addresses=answer)
-        try:
-            verdict = self._judge(self._uri.service)
-            if not verdict.granted:
-                raise _denied(verdict)
-            self._dial_tcp(self._uri, verdict)
-        except Refused as e:
-            self._refuse(e)
-        except OSError as e:
-            self._refuse(_ours(e))
+        self._guard(self._decide_addresses, self._uri)
+
+    def _decide_addresses(self, uri: Uri) -> None:
+        verdict = self._judge(uri.service)
+        if not verdict.granted:
+            raise _denied(verdict)
+        self._dial_tcp(uri, verdict)
 
     def _dial_tcp(self, uri: Uri, verdict: Verdict) -> None:
         self._verdict = verdict
@@ -167,7 +182,12 @@ class Lookup:
             raise Refused(Refusal.DENIED, "the rules could not decide")  # unreachable by design: fail closed
         if uri.scheme not in SERVED:
             raise Refused(Refusal.NOT_POSSIBLE, f"nothing here carries {uri.scheme}; served are {', '.join(SERVED)}")
-        self._mode = self._choose_mode(has_socket=True)
+        if self._core.settings.asks_scheme_daemon and uri.service is not None:
+            ipv4 = [a for a in verdict.addresses if a.version == 4]
+            if ipv4:  # what does not fit the form that every scheme daemon knows we dial ourselves
+                self._ask_scheme_daemon(uri, ipv4[0])
+                return
+        self._mode = self._choose_mode()
         who = self._who
         assert who is not None
         owner = None
@@ -177,17 +197,30 @@ class Lookup:
         self._step = dial
         dial.start()
 
+    def _ask_scheme_daemon(self, uri: Uri, address: IPAddress) -> None:
+        self._mode = self._choose_mode("the scheme daemon's process")
+        self._carried_elsewhere = True
+        self._sock = self._core.services.dial_scheme(uri.scheme)
+        call = SchemeCall(self._core.poll, self._sock, Uri(uri.scheme, str(address), uri.port, uri.service), self._answered)
+        self._step = call
+        call.start()
+
     def _dial_unix(self, uri: Uri) -> None:
-        self._mode = Mode.LOCAL
         assert uri.service is not None
-        dial = UnixDial(self._core.reactor, self._core.services, uri.service, self._who, self._local_connected)
+        dial = UnixDial(
+            self._core.reactor, self._core.services, uri.service, self._who, self._local_connected, packets=self._packets
+        )
         self._step = dial
         dial.start()
 
     def _dial_endpoint(self, target: Endpoint) -> None:
-        self._core.begin_relay(self._account)
         half = Half(self._core.poll, ended=self._half_ended)
-        connecting = _client_from_string(self._core.reactor, target.description).connect(HalfFactory(lambda: half))
+        try:
+            endpoint = _client_from_string(self._core.reactor, target.description)
+        except Exception as e:  # each endpoint parser has errors of its own
+            raise Refused(Refusal.UNREACHABLE, f"the route makes no endpoint: {type(e).__name__}") from None
+        self._core.begin_relay(self._account)
+        connecting = endpoint.connect(HalfFactory(lambda: half))
         self._step = connecting
         connecting.addCallbacks(lambda _: self._endpoint_connected(half), self._endpoint_failed, errbackArgs=(half,))
 
@@ -197,6 +230,12 @@ class Lookup:
             self._refuse(result)
             return
         self._sock = result
+        same_kind = (result.type == socket.SOCK_SEQPACKET) == self._packets
+        try:
+            self._mode = choose_local_mode(self._wish(), same_kind=same_kind, packets=self._packets)
+        except Refused as e:
+            self._refuse(e)
+            return
         self._deliver()
 
     def _connected(self, result: tuple[socket.socket, IPAddress] | Refused) -> None:
@@ -228,11 +267,15 @@ class Lookup:
         if half.lost:
             self._refuse(Refused(Refusal.UNREACHABLE, "the far side hung up at once"))
             return
-        ours, theirs = socket.socketpair()
-        local = self._core.adopt(ours)
         self._core.relays.add(half)
+        try:
+            ours, self._sock = socket.socketpair()
+            local = self._core.adopt(ours)
+        except OSError as e:
+            half.abort()
+            self._refuse(Refused(Refusal.BUSY, f"no descriptors for a relay: {e.strerror}"))
+            return
         local.join(half)
-        self._sock = theirs
         self._deliver()
 
     def _half_ended(self, half: Half) -> None:
@@ -260,15 +303,12 @@ class Lookup:
         assert sock is not None
         try:
             sock = self._prepare(sock)
-        except Refused as e:
+        except (Refused, OSError) as e:
             sock.close()
             self._places.taken(self, forgotten=False)
+            if isinstance(e, OSError):
+                e = Refused(Refusal.BUSY, f"the broker could not do it: {os.strerror(e.errno or 0)}")
             self._refuse(e)
-            return
-        except OSError as e:
-            sock.close()
-            self._places.taken(self, forgotten=False)
-            self._refuse(_ours(e))
             return
         self._note("granted", "")
         self._core.connect_deadline.cancel(self)
@@ -276,22 +316,32 @@ class Lookup:
         self._places.finished(self)
         rule = self._verdict.rule if self._verdict else ""
         self.conversation.grant(self._request, sock.detach(), self._mode.value, rule, self._taken)
+        if self._relay is not None:
+            self._relay.start()
 
     def _prepare(self, sock: socket.socket) -> socket.socket:
         """Return what the client gets for *sock*; from then on that owns *sock*."""
-        if self._uri is None or self._mode is Mode.LOCAL:
+        if self._mode is Mode.LOCAL or (self._carried_elsewhere and not self._packets):
             handover.make_ready(sock, tcp=False)
             return sock
-        assert self._to is not None
-        if self._mode is Mode.RELAYED:
-            self._core.begin_relay(self._account)
-            ours, theirs = socket.socketpair()
-            relay = Relay(self._core.poll, self._core.reactor, self._core.pipes, ours, sock, self._relay_done)
+        if self._mode in (Mode.RELAYED, Mode.FRAMED):
+            ours, theirs = packet_pair() if self._packets else socket.socketpair()
+            try:
+                self._core.begin_relay(self._account)
+            except Refused:
+                ours.close()
+                theirs.close()
+                raise
+            framing = (self._uri.option("framing") if self._uri else None) or self.conversation.dialect.framing
+            forth, back = make_pumps(ours, sock, self._core.pipes, framing, framed=self._mode is Mode.FRAMED)
+            relay = Relay(
+                self._core.poll, self._core.reactor, self._core.pipes, ours, sock, self._relay_done, forth=forth, back=back
+            )
             self._core.relays.add(relay)
-            relay.start()
+            self._relay = relay
             return theirs
         if self._mode is Mode.LOCKED:
-            assert self._address is not None
+            assert self._address is not None and self._uri is not None
             handover.lock(sock, self._address, self._uri.port)
         handover.make_ready(sock, tcp=True)
         return sock
@@ -335,10 +385,13 @@ class Lookup:
         wish = max(wishes, key=_STRICTER.__getitem__) if wishes else None
         return dataclasses.replace(verdict, addresses=both, handover=wish)
 
-    def _choose_mode(self, *, has_socket: bool) -> Mode:
-        assert self._verdict is not None and self._who is not None
-        wish = self._verdict.handover or self._core.settings.handover
-        return choose_mode(wish, self._who, self._core.powers, has_socket=has_socket)
+    def _wish(self) -> Mode:
+        assert self._verdict is not None
+        return self._verdict.handover or self._core.settings.handover
+
+    def _choose_mode(self, carrier: str = "") -> Mode:
+        assert self._who is not None
+        return choose_mode(self._wish(), self._who, self._core.powers, carrier=carrier, packets=self._packets)
 
     # -- the ends
 
@@ -358,7 +411,7 @@ class Lookup:
             return
         self._note(refused.word.value, refused.reason)
         self._end()
-        self.conversation.refuse(self._request.ident, refused.word, refused.reason)
+        self.conversation.refuse(self._request.ident, refused.word, refused.reason[:REASON_BYTES])
 
     def _end(self) -> None:
         self._over = True
@@ -394,5 +447,3 @@ def _denied(verdict: Verdict) -> Refused:
     return Refused(Refusal.DENIED, verdict.reason)
 
 
-def _ours(error: OSError) -> Refused:
-    return Refused(Refusal.BUSY, f"the broker could not do it: {os.strerror(error.errno or 0)}")

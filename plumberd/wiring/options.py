@@ -25,7 +25,7 @@ from plumberd.effects.interfaces import own_addresses
 from plumberd.effects.rundir import RunDirError, check_path
 from plumberd.pure.dialects import DEFAULT, DIALECTS
 from plumberd.pure.limits import LimitError, Limits
-from plumberd.pure.modes import WISHES, Mode
+from plumberd.pure.modes import GENERAL_WISHES, Mode
 from plumberd.pure.places import broker_rundir
 from plumberd.pure.policy.decide import DEFAULTS, Policy
 from plumberd.pure.policy.route import (
@@ -39,11 +39,13 @@ from plumberd.pure.policy.route import (
     parse_route,
 )
 from plumberd.pure.policy.rule import Direction, Rule, RuleError, parse_rule
+from plumberd.pure.names import check_service
+from plumberd.pure.refusals import Refused
 from plumberd.pure.uri import Uri
 from plumberd.wiring.announce import announcement
 from plumberd.wiring.arguments import ArgumentError, group
 from plumberd.wiring.listening import EndpointError, full_description
-from plumberd.wiring.settings import Settings
+from plumberd.wiring.settings import PARTS, Settings
 
 _client_from_string: Callable[[Any, str], object] = endpoints.clientFromString
 
@@ -71,6 +73,9 @@ class Options(usage.Options):
         self._handover = Mode.AUTO
         self._limits = Limits()
         self._service_uids: set[int] = set()
+        self._publish: list[tuple[str, str]] = []
+        self._parts: set[str] = set()
+        self._broker_uids: set[int] = set()
         self._check = False
         self.settings: Settings | None = None
 
@@ -129,18 +134,40 @@ class Options(usage.Options):
         except EndpointError as e:
             raise SystemExit(f"--tcpd: {e}") from None
 
+    def opt_publish(self, value: str) -> None:
+        """SERVICE ENDPOINT: a plain listener for one service, without handshake; the rules decide"""
+        name, _, text = value.partition(" ")
+        try:
+            self._publish.append((check_service(name), full_description(text)))
+        except Refused as e:
+            raise SystemExit(f"--publish: {e.reason}") from None
+        except EndpointError as e:
+            raise SystemExit(f"--publish: {name}: {e}") from None
+
+    def opt_part(self, value: str) -> None:
+        """broker|tcpd: run this part alone, and others in processes of their own; may be repeated"""
+        if value not in PARTS:
+            _fail("--part", value, " or ".join(PARTS))
+        self._parts.add(value)
+
+    def opt_broker_user(self, value: str) -> None:
+        """A user, besides root and our own, whose broker may ask this scheme daemon (--part tcpd)"""
+        self._broker_uids.add(_uid("--broker-user", value))
+
     def opt_dialects(self, value: str) -> None:
-        """Dialects to speak, separated by commas [default: native,libipc-2023,libipc-zig]"""
+        """Dialects to speak, separated by commas [default: all but libipc-2020]"""
         names = tuple(dict.fromkeys(value.split(",")))
         if any(name not in DIALECTS for name in names):
             _fail("--dialects", value, f"some of {','.join(DIALECTS)}")
+        if len({DIALECTS[name].socket_name for name in names}) < len(names):
+            _fail("--dialects", value, "libipc-2020 or libipc-2023: both have the same socket")
         self._dialects = names
 
     def opt_handover(self, value: str) -> None:
         """auto|direct|locked|relayed: how TCP sockets are handed over [default: auto]"""
-        modes = [m for m in WISHES if m.value == value]
+        modes = [m for m in GENERAL_WISHES if m.value == value]
         if not modes:
-            _fail("--handover", value, "|".join(m.value for m in WISHES))
+            _fail("--handover", value, "|".join(m.value for m in GENERAL_WISHES))
         self._handover = modes[0]
 
     def opt_limit(self, value: str) -> None:
@@ -153,10 +180,7 @@ class Options(usage.Options):
 
     def opt_service_user(self, value: str) -> None:
         """A user, besides root and the broker's own, whose listening sockets count as services"""
-        try:
-            self._service_uids.add(int(value) if value.isdecimal() else pwd.getpwnam(value).pw_uid)
-        except KeyError:
-            _fail("--service-user", value, "the name of a user that exists, or a uid")
+        self._service_uids.add(_uid("--service-user", value))
 
     def opt_check(self) -> None:
         """Read everything, print what would run and what is doubtful, and exit"""
@@ -178,16 +202,23 @@ class Options(usage.Options):
             raise SystemExit(f"--rundir: {e}") from None
         except RouteError as e:
             raise SystemExit(f"--redirect: {e}") from None
+        try:
+            addresses = own_addresses()
+        except OSError as e:
+            raise SystemExit(f"plumberd: cannot tell the machine's own addresses: {e.strerror}") from None
         settings = Settings(
             rundir=rundir,
             group=self._group,
             gid=None if self._group is None else grp.getgrnam(self._group).gr_gid,
             dialects=self._dialects,
             handover=self._handover,
-            policy=Policy(tuple(self._rules), self._defaults, own_addresses()),
+            policy=Policy(tuple(self._rules), self._defaults, addresses),
             routes=Routes(self._redirects, self._routes),
             limits=self._limits,
             tcpd=tuple(self._tcpd),
+            publish=tuple(self._publish),
+            parts=frozenset(self._parts),
+            broker_uids=frozenset(self._broker_uids),
             service_uids=frozenset(self._service_uids),
         )
         self.settings = settings
@@ -220,6 +251,13 @@ class Options(usage.Options):
         if name in table:
             _fail(option, name, "each service once")
         table[name] = target
+
+
+def _uid(option: str, value: str) -> int:
+    try:
+        return int(value) if value.isdecimal() else pwd.getpwnam(value).pw_uid
+    except KeyError:
+        return int(_fail(option, value, "the name of a user that exists, or a uid"))
 
 
 def _fail(option: str, value: str, wanted: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable
 from typing import Any, cast
@@ -12,11 +13,12 @@ from twisted.internet import defer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from plumberd.effects.rundir import RunDirError
+from plumberd.effects.rundir import RunDirError, open_rundir
 from plumberd.wiring.announce import announcement
 from plumberd.wiring.broker import Broker
 from plumberd.wiring.core import Core, make_core
 from plumberd.wiring.options import Options
+from plumberd.wiring.schemed import SchemeDaemon
 from plumberd.wiring.settings import Settings
 from plumberd.wiring.tcpd import Tcpd
 
@@ -32,6 +34,7 @@ class PlumberdService(Service):
         self.core: Core | None = None
         self.broker: Broker | None = None
         self.tcpd: Tcpd | None = None
+        self.schemed: SchemeDaemon | None = None
 
     def privilegedStartService(self) -> None:
         """Make the run directory and listen, before ``twistd --uid`` gives root up."""
@@ -47,8 +50,12 @@ class PlumberdService(Service):
         self._listen()
         start: Callable[[], None] = super().startService
         start()
-        assert self.core is not None and self.broker is not None and self.tcpd is not None
+        assert self.core is not None and self.broker is not None
+        assert self.tcpd is not None and self.schemed is not None
+        if self._uid != os.geteuid():
+            self.core.know_yourself()
         self.broker.start()
+        self.schemed.start()
         lines = announcement(
             self.settings,
             self.core.powers,
@@ -76,29 +83,48 @@ class PlumberdService(Service):
         reactor = self._reactor
         if reactor is None:
             from twisted.internet import reactor  # late: the reactor is chosen by twistd's options
+        self._uid = os.geteuid()
         self.core = core = make_core(reactor, self.settings)
         self.broker = Broker(core)
         self.tcpd = Tcpd(core)
+        self.schemed = SchemeDaemon(core)
         try:
-            self.broker.listen()
+            open_rundir(self.settings.rundir, self.settings.gid)
+            if self.settings.runs_broker:
+                self.broker.listen()
+            if self.settings.serves_tcp_socket:
+                self.schemed.listen()
         except RunDirError as e:
             self._give_up(str(e))
-        for description in self.settings.tcpd:
+        for option, description, published in self._listeners():
             failures: list[Failure] = []
-            listening = self.tcpd.listen(description).addErrback(failures.append)
+            listening = self.tcpd.listen(description, published).addErrback(failures.append)
             if failures:  # tcp and unix endpoints tell at once
-                self._give_up(f"--tcpd {description}: {failures[0].getErrorMessage()}")
-            listening.addCallback(self._told_late, description, failures)
+                self._give_up(f"{option} {description}: {failures[0].getErrorMessage()}")
+            listening.addCallback(self._told_late, option, description, failures)
 
-    def _told_late(self, _: object, description: str, failures: list[Failure]) -> None:
+    def _listeners(self) -> list[tuple[str, str, str | None]]:
+        """Return option, endpoint and published service of everything that remote callers reach."""
+        listeners: list[tuple[str, str, str | None]] = [("--tcpd", text, None) for text in self.settings.tcpd]
+        listeners += [(f"--publish {name}", text, name) for name, text in self.settings.publish]
+        return listeners
+
+    def _told_late(self, _: object, option: str, description: str, failures: list[Failure]) -> None:
         """An endpoint that fails only after the start ends the process, loudly."""
         if failures and self.core is not None:
-            self._log.critical("--tcpd {description}: {error}", description=description, error=failures[0].getErrorMessage())
+            self._log.critical(
+                "{option} {description}: {error}",
+                option=option,
+                description=description,
+                error=failures[0].getErrorMessage(),
+            )
             self.core.reactor.stop()
 
     def _give_up(self, reason: str) -> None:
         assert self.core is not None and self.broker is not None and self.tcpd is not None
         self.broker.stop()
+        if self.schemed is not None:
+            self.schemed.stop()
         self.tcpd.stop()
         self.core.close()
         raise SystemExit(f"plumberd: {reason}")
@@ -109,6 +135,8 @@ class PlumberdService(Service):
             return
         self.core = None
         broker.stop()
+        if self.schemed is not None:
+            self.schemed.stop()
         await defer.DeferredList(tcpd.stop())
         await core.end_relays()
         core.close()

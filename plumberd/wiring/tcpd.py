@@ -8,6 +8,7 @@ is the same, at the same time.
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import socket
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from plumberd.effects.dial_tcp import remote_address
 from plumberd.effects.dial_unix import UnixDial
 from plumberd.effects.endpoint_relay import Half, HalfFactory
 from plumberd.effects.poll import ERR, HUP
+from plumberd.effects.pumps import make_pumps
 from plumberd.effects.relay import Relay
 from plumberd.effects.rundir import identity
 from plumberd.pure.admission import Admission, FairQueue
@@ -60,36 +62,41 @@ class Tcpd:
         self.peers: set[Inbound] = set()
         limits = core.settings.limits
         self.handshakes: FairQueue[str, None] = FairQueue(limits.handshakes_per_address, limits.handshakes, 0)
-        self._ports: list[IListeningPort] = []
+        self._listening: list[tuple[IListeningPort, str | None]] = []
         self._acceptors: list[Acceptor] = []
 
     @property
     def ports(self) -> tuple[IListeningPort, ...]:
         """The ports that are listened on."""
-        return tuple(self._ports)
+        return tuple(port for port, _ in self._listening)
 
     @property
     def addresses(self) -> list[str]:
         """Where it listens, for people."""
-        return [_show(port.getHost()) for port in self._ports]
+        return [
+            f"{f'publishes {name}' if name else 'tcpd'} on {_show(port.getHost())}" for port, name in self._listening
+        ]
 
-    def listen(self, description: str) -> Deferred[None]:
+    def listen(self, description: str, published: str | None = None) -> Deferred[None]:
         """Listen on one endpoint; accepting begins at once.
+
+        :param published: the one service of a plain listener, whose callers name none.
 
         The Deferred fails as the endpoint's does.
         """
         plain = is_plain(description)
         endpoint = server_from_string(self.core.reactor, description)
-        factory = HalfFactory(self._refuse_protocol if plain else self._make_half)
+        factory = HalfFactory(_refuse_protocol if plain else lambda: TransportInbound(self, published).half)
 
         def listening(port: IListeningPort) -> None:
-            self._ports.append(port)
+            self._listening.append((port, published))
             path = getattr(port.getHost(), "name", None)
             if path is not None:  # a UNIX socket in the run directory would look like a service
                 with contextlib.suppress(OSError, ValueError):
                     self.core.own.add(identity(path))
             if plain:
-                acceptor = Acceptor(self.core.poll, self.core.reactor, raw_socket(port), self._accepted)
+                take = functools.partial(self._accepted, published)
+                acceptor = Acceptor(self.core.poll, self.core.reactor, raw_socket(port), take)
                 self._acceptors.append(acceptor)
                 acceptor.start()
 
@@ -101,15 +108,15 @@ class Tcpd:
         for acceptor in self._acceptors:
             acceptor.stop()
         self._acceptors.clear()
-        closing = [Deferred.fromCoroutine(_stop(port)) for port in self._ports]
-        self._ports.clear()
+        closing = [Deferred.fromCoroutine(_stop(port)) for port, _ in self._listening]
+        self._listening.clear()
         for peer in list(self.peers):
             peer.drop()
         self.refusals.close()
         self.lingering.close()
         return closing
 
-    def _accepted(self, sock: socket.socket) -> None:
+    def _accepted(self, published: str | None, sock: socket.socket) -> None:
         sock.setblocking(False)
         who = RemoteWho("tcp", None)
         if sock.family != socket.AF_UNIX:
@@ -119,13 +126,11 @@ class Tcpd:
                 sock.close()
                 return
             who = RemoteWho("tcp", address, port)
-        RawInbound(self, who, sock).start()
+        RawInbound(self, who, sock, published).start()
 
-    def _make_half(self) -> Half:
-        return TransportInbound(self).half
 
-    def _refuse_protocol(self) -> Half | None:
-        return None  # a plain port never accepts by itself
+def _refuse_protocol() -> Half | None:
+    return None  # a plain port never accepts by itself
 
 
 async def _stop(port: IListeningPort) -> None:
@@ -137,8 +142,9 @@ async def _stop(port: IListeningPort) -> None:
 class Inbound:
     """One remote caller, from its first byte to the relay. Subclasses know how its bytes are carried."""
 
-    def __init__(self, tcpd: Tcpd, who: RemoteWho) -> None:
+    def __init__(self, tcpd: Tcpd, who: RemoteWho, published: str | None) -> None:
         self.tcpd = tcpd
+        self.published = published
         self.core = tcpd.core
         self.who = who
         self._began = self.core.reactor.seconds()
@@ -149,6 +155,7 @@ class Inbound:
         self._verdict: Verdict | None = None
         self._dial: UnixDial | None = None
         self._over = False
+        self._refused: Refusal | None = None
         self.is_named = False
 
     def begin(self) -> bool:
@@ -170,6 +177,7 @@ class Inbound:
     def named(self, first_read: bytes) -> None:
         """Go through the steps with what the first read brought."""
         self.is_named = True
+        self.tcpd.refusals.set(self, self._refusal_is_due)
         self.core.patience.cancel(self)
         self.core.connect_deadline.set(self, self._dial_too_slow)
         try:
@@ -223,7 +231,7 @@ class Inbound:
         name = called(first_read)
         self._service = name
         address = self.who.address
-        to = Destination("tcp", None, None if address is None else (address,), self.who.port)
+        to = Destination("tcp", None, None if address is None else (address,), None)
         self._verdict = verdict = self.core.decide(self.core.settings.policy, Question(Direction.IN, name, to))
         if not verdict.granted:
             raise Refused(Refusal.DENIED, verdict.reason)
@@ -261,7 +269,13 @@ class Inbound:
     def _refuse(self, refused: Refused) -> None:
         self.note(refused.word.value, refused.reason)
         self.core.connect_deadline.cancel(self)
-        self.tcpd.refusals.set(self, lambda: self.tell(refusal(refused.word)))
+        self._refused = refused.word
+        if not self.tcpd.refusals.is_set(self):
+            self.tell(refusal(refused.word))
+
+    def _refusal_is_due(self) -> None:
+        if self._refused is not None:
+            self.tell(refusal(self._refused))
 
     def _too_slow(self) -> None:
         self.note("timeout", f"no name within {self.core.patience.seconds:g} seconds")
@@ -290,8 +304,8 @@ class Inbound:
 class RawInbound(Inbound):
     """A caller on a socket of its own: spliced in the kernel."""
 
-    def __init__(self, tcpd: Tcpd, who: RemoteWho, sock: socket.socket) -> None:
-        super().__init__(tcpd, who)
+    def __init__(self, tcpd: Tcpd, who: RemoteWho, sock: socket.socket, published: str | None = None) -> None:
+        super().__init__(tcpd, who, published)
         self._sock = sock
         self._discarded = 0
 
@@ -301,22 +315,32 @@ class RawInbound(Inbound):
             self._sock.close()
             return
         self.core.poll.watch(self._sock.fileno(), self._ready)
+        if self.published is not None:
+            self.named(self.published.encode())
 
     def carry(self, service: socket.socket) -> None:
         """See :meth:`Inbound.carry`."""
-        relay = Relay(self.core.poll, self.core.reactor, self.core.pipes, self._sock, service, self._carried)
+        # A service with packets speaks the older generations' messages, which cut the stream.
+        forth, back = make_pumps(self._sock, service, self.core.pipes, "libipc-2019")
+        relay = Relay(
+            self.core.poll, self.core.reactor, self.core.pipes, self._sock, service, self._carried, forth=forth, back=back
+        )
+        self.core.relays.add(relay)
+        if self.published is not None:
+            relay.start()
+            return
         try:
             self._sock.send(GRANTED)
         except OSError:
             relay.abort()
             return
-        self.core.relays.add(relay)
         relay.start(HOLD_SECONDS)
 
     def tell(self, data: bytes) -> None:
         """See :meth:`Inbound.tell`."""
         try:
-            self._sock.send(data)
+            if self.published is None:
+                self._sock.send(data)
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:
             self.drop()
@@ -369,24 +393,33 @@ class RawInbound(Inbound):
 class TransportInbound(Inbound):
     """A caller behind any other Twisted endpoint: its transport tells its address (PROXY protocol)."""
 
-    def __init__(self, tcpd: Tcpd) -> None:
-        super().__init__(tcpd, RemoteWho("tcp", None))
+    def __init__(self, tcpd: Tcpd, published: str | None = None) -> None:
+        super().__init__(tcpd, RemoteWho("tcp", None), published)
         self._local: Half | None = None
         self._relaying = False
-        self.half = Half(self.core.poll, first=self._first, made=self._made, ended=self._ended)
+        first = self._first if published is None else None
+        self.half = Half(self.core.poll, first=first, made=self._made, unwrapped=self._unwrapped, ended=self._ended)
 
     def carry(self, service: socket.socket) -> None:
         """See :meth:`Inbound.carry`."""
         self._relaying = True
         self.core.relays.add(self.half)
-        self.half.wire.write(GRANTED)
-        self._local = local = self.core.adopt(service)
-        local.hold(self.core.reactor, HOLD_SECONDS)
+        if self.published is None:
+            self.half.wire.write(GRANTED)
+        try:
+            self._local = local = self.core.adopt(service)
+        except OSError:
+            self.half.abort()
+            return
+        if self.published is None:
+            local.hold(self.core.reactor, HOLD_SECONDS)
         self.half.join(local)
 
     def tell(self, data: bytes) -> None:
         """See :meth:`Inbound.tell`."""
-        self.half.wire.write(data)
+        if self.published is None:
+            self.half.wire.write(data)
+        self.tcpd.lingering.set(self, self.drop)
         self.half.wire.loseConnection()
 
     def close(self) -> None:
@@ -397,6 +430,12 @@ class TransportInbound(Inbound):
         self.who = _transport_peer(half.wire.getPeer())
         if not self.begin():
             half.abort()
+
+    def _unwrapped(self, half: Half) -> None:
+        """Every wrapper has had its header; now the address is the peer's, and a published service can be dialled."""
+        if self.published is not None and not self.is_named and not self._over:
+            self.who = _transport_peer(half.wire.getPeer())
+            self.named(self.published.encode())
 
     def _first(self, half: Half, data: bytes) -> None:
         # Again: a PROXY header came in front of these bytes, and its address is the peer's.

@@ -39,6 +39,7 @@ class Kind(enum.Enum):
     """The type of a dialect's socket, and of the descriptors its clients expect."""
 
     STREAM = "stream"
+    PACKET = "packet"
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Dialect:
     :ivar name: its word in ``--dialects``.
     :ivar socket_name: the file in the run directory.
     :ivar kind: the socket's type.
+    :ivar framing: how this generation's messages look (:mod:`plumberd.framing`).
     :ivar conversation: whether further requests may follow the first on one connection.
     :ivar decoder: makes a decoder; its argument is the longest request in bytes.
     :ivar grant: what to send for a granted lookup.
@@ -57,6 +59,7 @@ class Dialect:
     name: str
     socket_name: str
     kind: Kind
+    framing: str
     conversation: bool
     decoder: Callable[[int], Decoder]
     grant: Grant
@@ -67,12 +70,33 @@ DIALECTS: Mapping[str, Dialect] = {
     d.name: d
     for d in (
         Dialect(
-            "native", "plumberd", Kind.STREAM, True, native.NativeDecoder, native.grant, native.refuse
+            "native", "plumberd", Kind.STREAM, "libipc-2023", True, native.NativeDecoder, native.grant, native.refuse
+        ),
+        Dialect(
+            "libipc-2019",
+            "network-0-0",
+            Kind.PACKET,
+            "libipc-2019",
+            False,
+            libipc.LibipcPacketDecoder,
+            libipc.grant_2019,
+            libipc.refuse_2019,
+        ),
+        Dialect(
+            "libipc-2020",
+            "network",
+            Kind.PACKET,
+            "libipc-2020",
+            False,
+            libipc.LibipcPacketDecoder,
+            libipc.grant_2023,
+            libipc.refuse_2023,
         ),
         Dialect(
             "libipc-2023",
             "network",
             Kind.STREAM,
+            "libipc-2023",
             False,
             libipc.Libipc2023Decoder,
             libipc.grant_2023,
@@ -82,6 +106,7 @@ DIALECTS: Mapping[str, Dialect] = {
             "libipc-zig",
             "ipc",
             Kind.STREAM,
+            "libipc-zig",
             False,
             libipc.LibipcZigDecoder,
             libipc.grant_zig,
@@ -90,5 +115,5 @@ DIALECTS: Mapping[str, Dialect] = {
     )
 }
 
-DEFAULT = tuple(DIALECTS)
-"""The dialects that are served where ``--dialects`` says nothing."""
+DEFAULT = tuple(name for name in DIALECTS if name != "libipc-2020")
+"""The dialects that are served where ``--dialects`` says nothing; libipc-2023 has the path of libipc-2020."""

@@ -1,4 +1,4 @@
-"""The dialects of libipc's generations: 2023 (C, framed with types) and zig (LibIPC, the current one).
+"""The dialects of libipc's generations: 2019, 2020 and 2023 (C, framed with types), and zig (LibIPC, the current one).
 
 Facts, read off the wire of the programs themselves; docs/protocol.md tells them.
 """
@@ -6,6 +6,7 @@ Facts, read off the wire of the programs themselves; docs/protocol.md tells them
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 from plumberd.pure.dialects.base import FrameDecoder, Malformed, Refused, Request, Send
 from plumberd.pure.pairs import parse_lookup
@@ -50,6 +51,29 @@ class Libipc2023Decoder(FrameDecoder):
         return _lookup(payload)
 
 
+class LibipcPacketDecoder:
+    """The same message as one packet, for the generations on SOCK_SEQPACKET."""
+
+    pending = False
+
+    def __init__(self, limit: int) -> None:
+        """*limit* is the longest payload in bytes."""
+        self._limit = limit
+
+    def feed(self, data: bytes) -> Iterator[Request | Refused]:
+        """See :meth:`plumberd.pure.dialects.base.Decoder.feed`; *data* is one packet."""
+        if len(data) < _HEADER.size:
+            raise Malformed(f"a packet of {len(data)} bytes: a lookup begins with a header of {_HEADER.size}")
+        kind, length, user = _HEADER.unpack_from(data)
+        if kind != _LOOKUP or user != _LOOKUP:
+            raise Malformed(f"a message of type {kind}, user type {user}: a lookup has 3 and 3")
+        if length > self._limit:
+            raise Malformed(f"a message of {length} bytes: at most {self._limit} are accepted")
+        if length != len(data) - _HEADER.size:
+            raise Malformed(f"a packet with {len(data) - _HEADER.size} bytes of payload that announces {length}")
+        yield _lookup(data[_HEADER.size :])
+
+
 class LibipcZigDecoder(FrameDecoder):
     """Length 4 B, payload."""
 
@@ -58,8 +82,18 @@ class LibipcZigDecoder(FrameDecoder):
         return _lookup(payload)
 
 
+def grant_2019(request: Request, mode: str, rule: str) -> tuple[Send, ...]:
+    """One packet of one byte with the descriptor."""
+    return (Send(b"\0", descriptor=True),)
+
+
+def refuse_2019(ident: str | int | None, word: Refusal, reason: str) -> bytes:
+    """Nothing: the connection is closed without a word, and the client goes on to the local service."""
+    return b""
+
+
 def grant_2023(request: Request, mode: str, rule: str) -> tuple[Send, ...]:
-    """``ok`` in a message; then, when the client has taken that, one byte with the descriptor.
+    """``ok`` in a message (a packet, in 2020); then, when the client has taken that, one byte with the descriptor.
 
     Its client takes ``ok`` with a plain recv of up to 2 MB: were the byte
     already queued behind it, that recv would swallow it and drop the descriptor.

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from plumberd.pure.address import Zone, unwrap, zone
 from plumberd.pure.modes import Mode
+from plumberd.pure.names import SCHEMES
 from plumberd.pure.policy.rule import Destination, Direction, Match, Rule, matches
 from plumberd.pure.uri import IPAddress
 
@@ -170,6 +171,13 @@ def _default(policy: Policy, question: Question, need: _Need | None) -> Verdict:
         )
     if question.to.scheme == "unix":
         return Verdict(True, "default for local services", "local services are open to unconfined clients")
+    if question.to.scheme not in SCHEMES:
+        return Verdict(
+            False,
+            "default for endpoints",
+            f"the route's {question.to.scheme} does what the client could not do by itself: it needs a rule, "
+            f"allow out {question.service or 'any'} any",
+        )
     allowed = policy.defaults[Direction.OUT]
     return Verdict(allowed, f"default out={_word(allowed)}", _by_default(question, allowed))
 

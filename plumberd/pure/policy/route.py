@@ -43,8 +43,14 @@ class Endpoint:
 
     @property
     def scheme(self) -> str:
-        """What rules see: the string's first word."""
-        return self.description.partition(":")[0].lower()
+        """What rules see: the string's first word.
+
+        An endpoint that does what a client could not do by itself (open a UNIX socket as
+        the broker, use a certificate of the machine) is told apart, and needs a rule.
+        """
+        word = self.description.partition(":")[0].lower()
+        secret = any(w.partition("=")[0] in ("certificate", "privateKey") for w in _split(self.description))
+        return word if word in ("tcp", "tls") and not secret else f"{word}-endpoint"
 
     def destination(self) -> Destination:
         """What rules see: host and port where the string has them in the usual places."""
@@ -173,7 +179,9 @@ def parse_route(name: str, text: str) -> Target:
     if name != EVERY:
         _check(name)
     elif PLACEHOLDER in text:
-        _target(text.replace(PLACEHOLDER, "x"))
+        target = _target(text.replace(PLACEHOLDER, "x"))
+        if isinstance(target, Uri) and target.password is not None:
+            raise RouteError("a route for every service cannot hold a password")
         return text
     if text and PLACEHOLDER in text:
         raise RouteError(f"{PLACEHOLDER} stands only in the route {EVERY}")

@@ -1,0 +1,109 @@
+"""Between a broker and a scheme daemon of another process, on ``<run directory>/<scheme>``.
+
+The current generation's own form, so that either side may be LibIPC's: one
+message (length 4 B big endian, payload) with the URI; the answer is a message
+``ok``, or ``no`` and a reason, or the end of the connection. From the ok on that
+same connection carries the client's data.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from plumberd.pure.refusals import Refusal, Refused, printable
+from plumberd.pure.uri import URI_BYTES, Uri
+
+ANSWER_BYTES = 512
+"""Longest answer that is read."""
+
+_LENGTH = struct.Struct(">I")
+
+
+def carry(uri: Uri) -> bytes:
+    """Return the question. LibIPC's daemon ends on a name, a missing port, a query or user information.
+
+    :param uri: with an IPv4 address and a service.
+    """
+    text = f"{uri.scheme}://{uri.host}:{uri.port}/{uri.service}".encode("ascii")
+    return _LENGTH.pack(len(text)) + text
+
+
+def ok() -> bytes:
+    """Return the answer of a scheme daemon that has connected."""
+    return _LENGTH.pack(2) + b"ok"
+
+
+def no(word: Refusal, reason: str) -> bytes:
+    """Return the answer of one that has not."""
+    text = f"no {word.value}: {reason}".encode("ascii", "replace")[:ANSWER_BYTES]
+    return _LENGTH.pack(len(text)) + text
+
+
+class CarryRequest:
+    """The scheme daemon's side: the one message with the URI."""
+
+    def __init__(self) -> None:
+        self._got = b""
+
+    def receive(self, data: bytes) -> str | None:
+        """Take what one read brought; return the URI when it is complete.
+
+        :raises Refused: ``bad-request`` where it is none.
+        """
+        self._got += data
+        if len(self._got) < _LENGTH.size:
+            return None
+        (length,) = _LENGTH.unpack_from(self._got)
+        if not 0 < length <= URI_BYTES:
+            raise Refused(Refusal.BAD_REQUEST, f"a message of {length} bytes: wanted a URI of at most {URI_BYTES}")
+        text = self._got[_LENGTH.size :]
+        if len(text) > length:
+            raise Refused(Refusal.BAD_REQUEST, "bytes behind the URI, before the answer")
+        if len(text) < length:
+            return None
+        return text.decode("utf-8", "replace")
+
+
+class CarryAnswer:
+    """The broker's side: reads the answer and not one byte more."""
+
+    def __init__(self) -> None:
+        self._got = b""
+
+    @property
+    def wanted_bytes(self) -> int:
+        """How many bytes may be read next."""
+        if len(self._got) < _LENGTH.size:
+            return _LENGTH.size - len(self._got)
+        return _LENGTH.size + self._length() - len(self._got)
+
+    def receive(self, data: bytes) -> bool:
+        """Take what one read brought, empty at the end of the stream; tell whether it is granted.
+
+        :raises Refused: when the scheme daemon said no, hung up, or said anything else.
+        """
+        self._got += data
+        if len(self._got) >= _LENGTH.size:
+            if not 0 < self._length() <= ANSWER_BYTES:
+                raise Refused(Refusal.UNREACHABLE, "the scheme daemon answered with something else than a message")
+            if not self.wanted_bytes:
+                return self._judge(self._got[_LENGTH.size :])
+        if not data:
+            raise Refused(Refusal.UNREACHABLE, "the scheme daemon hung up instead of answering")
+        return False
+
+    def _length(self) -> int:
+        return int(_LENGTH.unpack_from(self._got)[0])
+
+    def _judge(self, answer: bytes) -> bool:
+        if answer == b"ok":
+            return True
+        said = printable(answer)
+        word, _, _ = said.removeprefix("no ").partition(":")
+        for refusal in Refusal:
+            if word == refusal.value:
+                return self._refuse(refusal, said)
+        return self._refuse(Refusal.UNREACHABLE, said)
+
+    def _refuse(self, word: Refusal, said: str) -> bool:
+        raise Refused(word, f"the scheme daemon said: {said}")

@@ -1,0 +1,254 @@
+"""The scheme daemon's socket, ``<run directory>/tcp``: a broker of another process asks, we carry.
+
+It answers root, our own user and configured users only: who may ask here may
+dial anything, for the broker has decided already.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Protocol
+
+from plumberd.effects import kernel
+from plumberd.effects.accept import Acceptor
+from plumberd.effects.audit import Outcome
+from plumberd.effects.call import TcpCall
+from plumberd.effects.credentials import maker_of
+from plumberd.effects.dial_tcp import TcpDial
+from plumberd.effects.poll import ERR, HUP
+from plumberd.effects.relay import Relay
+from plumberd.effects.rundir import BoundSocket, bind_socket
+from plumberd.pure.address import unmapped
+from plumberd.pure.carry import CarryRequest, no, ok
+from plumberd.pure.policy.route import parse_target_uri
+from plumberd.pure.refusals import Refusal, Refused
+from plumberd.pure.uri import IPAddress, Uri
+from plumberd.wiring.core import Core
+
+SOCKET_NAME = "tcp"
+READ_BYTES = 8192
+_ACCOUNT = "broker"
+
+
+class _Step(Protocol):
+    def cancel(self) -> None: ...
+
+
+class SchemeDaemon:
+    """Owns the listening socket and every request until it is a relay."""
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self.requests: set[Carriage] = set()
+        self._bound: BoundSocket | None = None
+        self._acceptor: Acceptor | None = None
+
+    def listen(self) -> None:
+        """Listen on the socket.
+
+        :raises RunDirError: telling what is in the way.
+        """
+        settings = self.core.settings
+        self._bound = bind_socket(settings.rundir, SOCKET_NAME, settings.gid)
+        self.core.own.add(self._bound.identity)
+
+    def start(self) -> None:
+        """Begin to accept."""
+        if self._bound is not None:
+            self._acceptor = Acceptor(self.core.poll, self.core.reactor, self._bound.sock, self._accepted)
+            self._acceptor.start()
+
+    def stop(self) -> None:
+        """Stop listening, and drop what is not carried yet."""
+        if self._acceptor is not None:
+            self._acceptor.stop()
+            self._acceptor = None
+        if self._bound is not None:
+            self._bound.close()
+            self._bound = None
+        for request in list(self.requests):
+            request.drop()
+
+    def _accepted(self, sock: socket.socket) -> None:
+        try:
+            pid, uid, _ = maker_of(sock)
+        except OSError:
+            sock.close()
+            return
+        if uid not in self.core.settings.broker_uids | {0, os.geteuid()}:
+            sock.close()
+            self.core.audit.note(
+                Outcome(
+                    Refusal.DENIED.value,
+                    who=f"uid={uid} pid={pid}",
+                    reason="only root, our own user and --broker-user may ask the scheme daemon",
+                )
+            )
+            return
+        Carriage(self, sock).start()
+
+
+class Carriage:
+    """One request: its URI, the connection, ok, and then a relay."""
+
+    def __init__(self, daemon: SchemeDaemon, sock: socket.socket) -> None:
+        self._daemon = daemon
+        self._core = daemon.core
+        self._sock = sock
+        self._request = CarryRequest()
+        self._uri: Uri | None = None
+        self._text = ""
+        self._step: _Step | None = None
+        self._far: socket.socket | None = None
+        self._answering = False
+        self._began = self._core.reactor.seconds()
+
+    def start(self) -> None:
+        """Wait for the URI."""
+        self._sock.setblocking(False)
+        self._daemon.requests.add(self)
+        self._core.patience.set(self, self._too_slow)
+        self._core.poll.watch(self._sock.fileno(), self._ready)
+
+    def drop(self) -> None:
+        """Close what is open. Idempotent."""
+        self._leave()
+        if self._far is not None:
+            self._far.close()
+            self._far = None
+        if self._sock.fileno() >= 0:
+            self._core.poll.forget(self._sock.fileno())
+            self._sock.close()
+
+    def _ready(self, events: int) -> None:
+        if events & (HUP | ERR):
+            self.drop()
+        elif self._answering:
+            self._go_on()
+        elif self._uri is None:
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            while self._uri is None:
+                data = self._sock.recv(READ_BYTES)
+                if not data:
+                    self.drop()
+                    return
+                text = self._request.receive(data)
+                if text is not None:
+                    self._dial(text)
+        except BlockingIOError:
+            return
+        except Refused as e:
+            self._refuse(e)
+        except OSError:
+            self.drop()
+
+    def _dial(self, text: str) -> None:
+        uri = self._uri = parse_target_uri(text)
+        self._core.patience.cancel(self)
+        self._core.connect_deadline.set(self, self._too_slow)
+        if uri.scheme != SOCKET_NAME:
+            raise Refused(Refusal.NOT_POSSIBLE, f"this is the scheme daemon of {SOCKET_NAME}, not of {uri.scheme}")
+        if uri.address is not None:
+            self._resolved((unmapped(uri.address),))
+        else:
+            self._step = self._core.resolver.resolve(uri.host, _ACCOUNT, self._resolved)
+
+    def _resolved(self, answer: tuple[IPAddress, ...] | Refused) -> None:
+        self._step = None
+        if isinstance(answer, Refused):
+            self._refuse(answer)
+            return
+        assert self._uri is not None
+        dial = TcpDial(self._core.poll, self._core.reactor, answer, self._uri.port, None, self._connected)
+        self._step = dial
+        dial.start()
+
+    def _connected(self, result: tuple[socket.socket, IPAddress] | Refused) -> None:
+        self._step = None
+        if isinstance(result, Refused):
+            self._refuse(result)
+            return
+        assert self._uri is not None
+        self._far, _ = result
+        if self._uri.service is None:
+            self._answered(None)
+            return
+        call = TcpCall(self._core.poll, self._far, self._uri.service, self._answered)
+        self._step = call
+        call.start()
+
+    def _answered(self, result: Refused | None) -> None:
+        self._step = None
+        if result is not None:
+            self._refuse(result)
+            return
+        self._answering = True
+        self._core.connect_deadline.cancel(self)
+        self._core.patience.set(self, self._too_slow)
+        try:
+            self._sock.send(ok())
+        except OSError:
+            self.drop()
+            return
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Relay as soon as the broker has taken the answer, with its one read."""
+        if kernel.unsent_bytes(self._sock.fileno()):
+            return
+        try:
+            self._core.begin_relay(_ACCOUNT)
+        except Refused as e:
+            self._note(e.word.value, e.reason)
+            self.drop()
+            return
+        far, self._far = self._far, None
+        assert far is not None
+        self._leave()
+        self._note("granted", "")
+        relay = Relay(self._core.poll, self._core.reactor, self._core.pipes, self._sock, far, self._carried)
+        self._core.relays.add(relay)
+        relay.start()
+
+    def _carried(self, relay: Relay) -> None:
+        self._core.end_relay(_ACCOUNT, relay)
+        self._note("ended", relay.ending, relay.up, relay.down)
+
+    def _refuse(self, refused: Refused) -> None:
+        self._note(refused.word.value, refused.reason)
+        try:
+            self._sock.send(no(refused.word, refused.reason))
+        except OSError:
+            pass  # the broker is gone; that was its answer
+        self.drop()
+
+    def _too_slow(self) -> None:
+        self._refuse(Refused(Refusal.TIMEOUT, "the request, the far side or the broker took too long"))
+
+    def _leave(self) -> None:
+        self._daemon.requests.discard(self)
+        self._core.patience.cancel(self)
+        self._core.connect_deadline.cancel(self)
+        step, self._step = self._step, None
+        if step is not None:
+            step.cancel()
+
+    def _note(self, verdict: str, reason: str, up: int = 0, down: int = 0) -> None:
+        self._core.audit.note(
+            Outcome(
+                verdict,
+                "out",
+                (self._uri.service if self._uri else None) or "",
+                self._uri or "",
+                "a broker",
+                mode="relayed" if verdict in ("granted", "ended") else "",
+                seconds=self._core.reactor.seconds() - self._began,
+                reason=reason,
+                up=up,
+                down=down,
+            )
+        )
