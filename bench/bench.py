@@ -43,6 +43,7 @@ class Measure:
     :ivar scale: divides what load prints, to give *unit*.
     :ivar one_cpu: everything runs on one CPU. Where one thing is under way at a time little is lost
         by that, and otherwise the scheduler's choice of CPUs decides, up to threefold.
+    :ivar repeats: how often it is measured a round; often where a small difference counts.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Measure:
     mode: tuple[str, ...]
     scale: float = 1.0
     one_cpu: bool = False
+    repeats: int = 1
 
     def arguments(self, seconds: float) -> list[str]:
         """Return load's first arguments for a run of *seconds*."""
@@ -71,7 +73,7 @@ ONE_STREAM = "one stream, one CPU"
 MANY_SETUPS = "set-ups, 64 clients"
 
 MEASURES = (
-    Measure(ONE_STREAM, "MB/s", ("stream", "1", "{seconds}"), 1e6, one_cpu=True),
+    Measure(ONE_STREAM, "MB/s", ("stream", "1", "{seconds}"), 1e6, one_cpu=True, repeats=3),
     Measure("one stream", "MB/s", ("stream", "1", "{seconds}"), 1e6),
     Measure("eight streams", "MB/s", ("stream", "8", "{seconds}"), 1e6),
     Measure("round trips, one CPU", "1/s", ("pingpong", "{seconds}"), one_cpu=True),
@@ -86,13 +88,13 @@ GOALS = (
 )
 
 Results = dict[str, dict[str, list[float]]]
-"""Measure's name → contender's name → one figure a round, in the measure's unit."""
+"""Measure's name → contender's name → one figure a run, in the measure's unit."""
 
 
 def run_all(stage: Stage, contenders: Sequence[Contender], rounds: int, seconds: float) -> Results:
-    """Measure everything *rounds* times; within a round the contenders take turns at each measure.
+    """Measure everything *rounds* times; the contenders take turns at each measure.
 
-    Every other round goes through them backwards, so that a machine that grows slower or
+    Every other turn goes through them backwards, so that a machine that grows slower or
     faster favours nobody.
 
     :raises BenchError: where anything fails.
@@ -103,10 +105,11 @@ def run_all(stage: Stage, contenders: Sequence[Contender], rounds: int, seconds:
         for measure in MEASURES:
             show_progress(f"round {number + 1} of {rounds}: {measure.name}")
             stage.place({max(cpus)} if measure.one_cpu else cpus)
-            for contender in contenders if number % 2 == 0 else reversed(contenders):
-                results[measure.name][contender.name].append(run(measure, contender, seconds))
-                stage.check()
-                time.sleep(REST_SECONDS)
+            for turn in range(number, number + measure.repeats):
+                for contender in contenders if turn % 2 == 0 else reversed(contenders):
+                    results[measure.name][contender.name].append(run(measure, contender, seconds))
+                    stage.check()
+                    time.sleep(REST_SECONDS)
     show_progress("")
     return results
 
@@ -127,7 +130,7 @@ def run(measure: Measure, contender: Contender, seconds: float) -> float:
 
 
 def ratio(results: Results, measure: str, contender: str, against: str) -> float:
-    """Return the median over the rounds of one contender's figure divided by the other's of the same round."""
+    """Return the median of one contender's figures, each divided by the other's of the same turn."""
     mine, other = results[measure][contender], results[measure][against]
     return statistics.median(a / b for a, b in zip(mine, other, strict=True))
 
@@ -166,7 +169,7 @@ def sentence(goal: Goal, reached: float) -> str:
 
 
 def as_json(results: Results, context: dict[str, Any]) -> str:
-    """Return everything as JSON: each round's figure, medians, ratios and goals."""
+    """Return everything as JSON: each run's figure, medians, ratios and goals."""
     measures = {
         m.name: {
             "unit": m.unit,
@@ -174,7 +177,7 @@ def as_json(results: Results, context: dict[str, Any]) -> str:
                 name: {
                     "median": statistics.median(figures),
                     "ratio": ratio(results, m.name, name, DIRECT),
-                    "rounds": figures,
+                    "runs": figures,
                 }
                 for name, figures in results[m.name].items()
             },
@@ -236,7 +239,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(as_json(results, context))
         return 0
     print(", ".join(f"{key} {value}" for key, value in context.items()))
-    print("medians of the rounds; behind each the median of its ratios to direct TCP\n")
+    print("medians; behind each the median of its ratios to direct TCP\n")
     print("\n".join(table(results)))
     print()
     print("\n".join(sentence(goal, reached) for goal, reached in judge(results)))

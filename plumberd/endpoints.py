@@ -20,6 +20,7 @@ import errno
 import math
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,6 @@ from twisted.internet.interfaces import (
     IStreamClientEndpointStringParserWithReactor,
     IStreamServerEndpoint,
     IStreamServerEndpointStringParser,
-    ITCPTransport,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
@@ -53,6 +53,11 @@ from plumberd.pure.names import check_service
 from plumberd.pure.places import broker_rundir
 from plumberd.pure.refusals import Refused
 
+# Twisted's errors carry no types.
+_TimedOut: Callable[..., Exception] = error.TimeoutError
+_Cancelled: Callable[[IAddress], Exception] = error.ConnectingCancelledError
+_CannotListen: Callable[[None, str, Exception], Exception] = error.CannotListenError
+
 
 class LookupFailed(error.ConnectError):
     """No broker answers, it may not be asked, or it does not answer as it should; the text says what to do.
@@ -61,6 +66,10 @@ class LookupFailed(error.ConnectError):
     """
 
     MESSAGE = "The lookup failed"
+
+    def __init__(self, number: int | None, text: str) -> None:
+        make: Callable[..., None] = super().__init__
+        make(number, text)
 
 
 class LookupRefused(LookupFailed):
@@ -73,7 +82,7 @@ class LookupRefused(LookupFailed):
     MESSAGE = "The broker refused"
 
     def __init__(self, word: str, reason: str) -> None:
-        super().__init__(string=f"{word}: {reason}")
+        super().__init__(None, f"{word}: {reason}")
         self.word = word
         self.reason = reason
 
@@ -109,7 +118,7 @@ class IpcClientEndpoint:
         self._rundir = rundir
         self._timeout_seconds = timeout_seconds
 
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803
         """Return a Deferred of the connected protocol.
 
         It fails with :class:`LookupRefused`, :class:`LookupFailed`, Twisted's TimeoutError, or
@@ -131,24 +140,24 @@ class IpcClientEndpoint:
         _adopt(self._reactor, broker, Factory.forProtocol(lambda: asking))
         return await asking.answered
 
-    def _timed_out(self, result: object, seconds: float) -> Failure:
-        return Failure(error.TimeoutError(string=f"the broker did not answer within {seconds:g} seconds"))
+    def _timed_out(self, result: object, seconds: float) -> None:
+        raise _TimedOut(string=f"the broker did not answer within {seconds:g} seconds")
 
     def _explain(self, failure: Failure) -> Failure:
         found = failure.value
         if isinstance(found, client.Refused):
-            return Failure(LookupRefused(found.word, found.reason))
+            raise LookupRefused(found.word, found.reason)
         if isinstance(found, OSError):
-            return Failure(LookupFailed(found.errno, found.strerror))
+            raise LookupFailed(found.errno, found.strerror or str(found))
         if isinstance(found, CancelledError):
-            return Failure(error.ConnectingCancelledError(ServiceAddress(self._service)))
+            raise _Cancelled(ServiceAddress(self._service))
         return failure
 
     def _speak(self, sock: socket.socket, factory: IProtocolFactory) -> IProtocol:
         try:
             protocol = _adopt(self._reactor, sock, factory)
         except OSError as e:  # the far side has reset it already
-            raise LookupFailed(e.errno, e.strerror) from None
+            raise LookupFailed(e.errno, e.strerror or str(e)) from None
         if protocol is None:
             raise error.NoProtocol()
         return protocol
@@ -230,7 +239,7 @@ class IpcServerEndpoint:
         self._reactor = reactor
         self._rundir = rundir
 
-    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:  # noqa: N803
         """Return a Deferred of the port; it fails with CannotListenError."""
         rundir = self._rundir or broker_rundir(os.environ, os.geteuid())
         port = ServicePort(self._reactor, rundir, self._service, protocolFactory)
@@ -266,15 +275,15 @@ class ServicePort:
                 undo.callback(bound.close)
                 poll = Poll(self._reactor, self._reactor)
             except (OSError, RunDirError) as e:
-                raise error.CannotListenError(None, self._path, e) from None
+                raise _CannotListen(None, self._path, e) from None
             undo.callback(poll.close)
             self._factory.doStart()
             undo.callback(self._factory.doStop)
             acceptor = Acceptor(poll, self._reactor, bound.sock, self._accepted)
             acceptor.start()
             undo.callback(acceptor.stop)
-            trigger = self._reactor.addSystemEventTrigger("before", "shutdown", self._close)
-            undo.callback(self._forget, trigger)
+            trigger = self._reactor.addSystemEventTrigger("during", "shutdown", self._close)
+            undo.callback(self._remove_trigger, trigger)
             self._open = undo.pop_all()
 
     def stopListening(self) -> Deferred[None]:
@@ -304,8 +313,9 @@ class ServicePort:
         if opened is not None:
             opened.close()
 
-    def _forget(self, trigger: Any) -> None:
-        ...
+    def _remove_trigger(self, trigger: Any) -> None:
+        with contextlib.suppress(ValueError):  # it has been fired
+            self._reactor.removeSystemEventTrigger(trigger)
 
 
 def _refuse_if_served(path: str) -> None:
@@ -316,3 +326,92 @@ def _refuse_if_served(path: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         if probe.connect_ex(path) in (0, errno.EAGAIN):
             raise OSError(errno.EADDRINUSE, "somebody listens there already")
+
+
+class _Once(Factory):
+    """Builds the protocol of one connection, and keeps it, or what went wrong, for its maker.
+
+    (An exception within the reactor would leave its duplicate of the socket to the garbage collector.)
+    """
+
+    noisy = False
+
+    def __init__(self, factory: IProtocolFactory) -> None:
+        self._factory = factory
+        self.built: IProtocol | None = None
+        self.error: Exception | None = None
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """See :class:`twisted.internet.protocol.Factory`."""
+        try:
+            self.built = self._factory.buildProtocol(addr)  # type: ignore[arg-type]
+        except Exception as e:
+            self.error = e
+        return self.built
+
+
+def _adopt(reactor: Any, sock: socket.socket, factory: IProtocolFactory) -> IProtocol | None:
+    """Give a connected socket to the reactor, with a protocol of *factory*'s; *sock* is closed in any case.
+
+    :returns: the protocol, or ``None`` where the factory did not want to build one.
+    :raises OSError: the far side has reset it.
+    :raises Exception: what the factory or its protocol raises; the connection is closed.
+    """
+    once = _Once(factory)
+    with sock:
+        sock.setblocking(False)
+        sock.getpeername()
+        try:
+            reactor.adoptStreamConnection(sock.fileno(), sock.family, once)
+        except BaseException:
+            transport = getattr(once.built, "transport", None)
+            if transport is not None:  # connectionMade failed
+                transport.abortConnection()
+            raise
+    if once.error is not None:
+        raise once.error
+    return once.built
+
+
+@implementer(IPlugin, IStreamClientEndpointStringParserWithReactor, IStreamServerEndpointStringParser)
+class IpcParser:
+    """Parses both kinds of strings for :mod:`twisted.internet.endpoints`."""
+
+    prefix = "ipc"
+
+    def parseStreamClient(self, reactor: Any, *args: Any, **kwargs: Any) -> IStreamClientEndpoint:
+        """Return an :class:`IpcClientEndpoint`.
+
+        :raises ValueError: for a timeout that is none.
+        :raises TypeError: for a word too few or too many.
+        """
+        return _client(reactor, *args, **kwargs)
+
+    def parseStreamServer(self, reactor: Any, *args: Any, **kwargs: Any) -> IStreamServerEndpoint:
+        """Return an :class:`IpcServerEndpoint`.
+
+        :raises ValueError: for a name that no service may have.
+        :raises TypeError: for a word too few or too many.
+        """
+        return _server(reactor, *args, **kwargs)
+
+
+def _client(
+    reactor: Any, service: str, *, routes: str | None = None, rundir: str | None = None, timeout: str | None = None
+) -> IpcClientEndpoint:
+    seconds = client.TIMEOUT_SECONDS if timeout is None else _seconds(timeout)
+    return IpcClientEndpoint(reactor, service, routes, rundir, seconds)
+
+
+def _server(reactor: Any, service: str, *, rundir: str | None = None) -> IpcServerEndpoint:
+    return IpcServerEndpoint(reactor, service, rundir)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise ValueError(f"timeout={text!r}: wanted a number of seconds above 0")
+    return value

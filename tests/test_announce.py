@@ -52,9 +52,25 @@ class Told(SynchronousTestCase):
         self.told("tcpd on tcp:9000", settings(tcpd=("tcp:9000",)))
 
     def test_where_tcpd_really_listens_once_it_does(self) -> None:
-        lines = announcement(settings(tcpd=("tcp:0",)), addresses=["127.0.0.1:4567"])
+        lines = announcement(settings(tcpd=("tcp:0",)), addresses=["tcpd on 127.0.0.1:4567", "publishes pong on 127.0.0.1:7000"])
         self.assertIn("tcpd on 127.0.0.1:4567", lines)
+        self.assertIn("publishes pong on 127.0.0.1:7000", lines)
         self.assertNotIn("tcpd on tcp:0", lines)
+
+    def test_what_will_be_published(self) -> None:
+        made = settings(publish=(("pong", "tcp:7000"),))
+        self.told("publishes pong on tcp:7000", made)
+        self.assertNotIn("no remote callers (--tcpd)", announcement(made))
+
+    def test_a_scheme_daemon_alone_tells_its_own_socket_and_no_dialects(self) -> None:
+        lines = announcement(settings(parts=frozenset(("tcpd",))))
+        self.assertIn("  tcp          /run/ipc/tcp, for brokers", lines)
+        self.assertEqual([line for line in lines if "/run/ipc/ipc" in line], [])
+
+    def test_a_broker_alone_tells_its_dialects_and_no_scheme_daemons_socket(self) -> None:
+        lines = announcement(settings(parts=frozenset(("broker",))))
+        self.assertIn("  libipc-zig   /run/ipc/ipc", lines)
+        self.assertEqual([line for line in lines if "/run/ipc/tcp" in line], [])
 
     def test_that_nobody_comes_in(self) -> None:
         self.told("no remote callers (--tcpd)", settings())
@@ -91,7 +107,7 @@ class Told(SynchronousTestCase):
 
     def test_of_an_endpoint_string_only_its_kind_is_told(self) -> None:
         made = settings(routes={"a": parse_route("a", "tls:h.example:443:privateKey=secret")})
-        self.told("route a = the endpoint tls:…", made)
+        self.told("route a = the endpoint tls-endpoint:…", made)
 
     def test_what_clients_export(self) -> None:
         self.told("  export IPC_RUNDIR=/run/ipc RUNDIR=/run/ipc", settings())
@@ -140,6 +156,15 @@ class Doubts(SynchronousTestCase):
             warnings("deny in a any", tcpd=("tcp:9000",)),
             ["tcpd listens, and no rule lets anyone in: --allow in SERVICE PEER"],
         )
+
+    def test_a_published_service_without_a_rule_that_lets_anyone_in(self) -> None:
+        self.assertEqual(
+            warnings(publish=(("pong", "tcp:7000"),)),
+            ["services are published, and no rule lets anyone in: --allow in SERVICE PEER"],
+        )
+
+    def test_a_published_service_with_a_rule_is_none(self) -> None:
+        self.assertEqual(warnings("allow in pong tcp:any", publish=(("pong", "tcp:7000"),)), [])
 
     def test_a_listener_with_a_rule_is_none(self) -> None:
         self.assertEqual(warnings("allow in a tcp:any", tcpd=("tcp:9000",)), [])

@@ -197,12 +197,6 @@ class NotConnected(DialTestCase):
         os.symlink(self.path, self.path + "2")
         self.assert_refused(Refusal.UNKNOWN_SERVICE, "is no socket", lambda: self.dial("pong2"))
 
-    def test_a_seqpacket_socket(self) -> None:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as other:
-            other.bind(self.path)
-            other.listen()
-            self.assert_refused(Refusal.NOT_POSSIBLE, "no stream", self.dial)
-
     def test_the_brokers_own_socket_under_another_name(self) -> None:
         self.serve()
         os.link(self.path, self.path + "2")

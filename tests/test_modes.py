@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from plumberd.pure.modes import WISHES, Mode, Powers, choose_mode
+from plumberd.pure.modes import WISHES, Mode, Powers, choose_local_mode, choose_mode
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.who import LocalWho
 from tests.tables import PROPERTY, each
@@ -44,7 +44,7 @@ class Chosen(SynchronousTestCase):
     def test_the_strongest_possible_mode_is_chosen(
         self, _: str, wish: Mode, who: LocalWho, powers: Powers, mode: Mode
     ) -> None:
-        self.assertEqual(choose_mode(wish, who, powers, has_socket=True), mode)
+        self.assertEqual(choose_mode(wish, who, powers), mode)
 
     @each(
         ("locked_without_filter", Mode.LOCKED, SAME, GIVE, "cannot lock sockets"),
@@ -58,19 +58,19 @@ class Chosen(SynchronousTestCase):
         self, _: str, wish: Mode, who: LocalWho, powers: Powers, reason: str
     ) -> None:
         with self.assertRaises(Refused) as caught:
-            choose_mode(wish, who, powers, has_socket=True)
+            choose_mode(wish, who, powers)
         self.assertEqual(caught.exception.word, Refusal.NOT_POSSIBLE)
         self.assertIn(f"handover={wish.value}", caught.exception.reason)
         self.assertIn(reason, caught.exception.reason)
 
     @each(("auto", Mode.AUTO), ("relayed", Mode.RELAYED))
     def test_an_endpoint_is_relayed(self, _: str, wish: Mode) -> None:
-        self.assertEqual(choose_mode(wish, SAME, BOTH, has_socket=False), Mode.RELAYED)
+        self.assertEqual(choose_mode(wish, SAME, BOTH, carrier="an endpoint"), Mode.RELAYED)
 
     @each(("locked", Mode.LOCKED), ("direct", Mode.DIRECT))
     def test_an_endpoint_can_be_nothing_else(self, wish_name: str, wish: Mode) -> None:
         with self.assertRaises(Refused) as caught:
-            choose_mode(wish, SAME, BOTH, has_socket=False)
+            choose_mode(wish, SAME, BOTH, carrier="an endpoint")
         self.assertEqual(caught.exception.word, Refusal.NOT_POSSIBLE)
         self.assertIn(f"handover={wish_name}", caught.exception.reason)
 
@@ -86,23 +86,47 @@ class Never(SynchronousTestCase):
             st.booleans(),
         ),
         st.builds(Powers, st.booleans(), st.booleans(), st.integers(0, 2)),
+        st.sampled_from(("", "an endpoint")),
         st.booleans(),
     )
-    def test_a_mode_without_what_it_needs(self, wish: Mode, who: LocalWho, powers: Powers, has_socket: bool) -> None:
+    def test_a_mode_without_what_it_needs(
+        self, wish: Mode, who: LocalWho, powers: Powers, carrier: str, packets: bool
+    ) -> None:
         """A bare socket goes to a proved equal alone, a locked one only where it can be locked, none is made up."""
         try:
-            mode = choose_mode(wish, who, powers, has_socket=has_socket)
+            mode = choose_mode(wish, who, powers, carrier=carrier, packets=packets)
         except Refused as e:
             self.assertEqual(e.word, Refusal.NOT_POSSIBLE)
-            self.assertIn(wish, (Mode.LOCKED, Mode.DIRECT))
+            self.assertIn(wish, (Mode.LOCKED, Mode.DIRECT, Mode.FRAMED))
             return
-        self.assertIn(mode, (Mode.LOCKED, Mode.DIRECT, Mode.RELAYED))
+        self.assertIn(mode, (Mode.LOCKED, Mode.DIRECT, Mode.RELAYED, Mode.FRAMED))
         self.assertIn(wish, (Mode.AUTO, mode))
+        if mode is not Mode.RELAYED:
+            self.assertEqual((carrier, packets), ("", False))
         if mode is Mode.DIRECT:
-            self.assertEqual((who.confined, who.uid, who.same_cgroup, has_socket), ("", powers.uid, True, True))
+            self.assertEqual((who.confined, who.uid, who.same_cgroup), ("", powers.uid, True))
         if mode is Mode.LOCKED:
-            self.assertTrue(powers.lock and has_socket and (powers.give or who.uid == powers.uid))
+            self.assertTrue(powers.lock and (powers.give or who.uid == powers.uid))
+
+    @each(
+        (Mode.AUTO, True, False, Mode.LOCAL),
+        (Mode.LOCKED, True, True, Mode.LOCAL),
+        (Mode.DIRECT, True, False, Mode.LOCAL),
+        (Mode.RELAYED, True, False, Mode.RELAYED),
+        (Mode.AUTO, False, True, Mode.RELAYED),
+        (Mode.FRAMED, True, False, Mode.FRAMED),
+        (Mode.FRAMED, False, False, Mode.FRAMED),
+    )
+    def test_a_local_connection_is_local_or_translated(
+        self, wish: Mode, same_kind: bool, packets: bool, mode: Mode
+    ) -> None:
+        self.assertEqual(choose_local_mode(wish, same_kind=same_kind, packets=packets), mode)
+
+    def test_packets_are_framed_already(self) -> None:
+        with self.assertRaises(Refused) as caught:
+            choose_local_mode(Mode.FRAMED, same_kind=True, packets=True)
+        self.assertEqual(caught.exception.word, Refusal.NOT_POSSIBLE)
 
     def test_local_is_no_mode_to_ask_for(self) -> None:
-        self.assertEqual([mode.value for mode in WISHES], ["auto", "direct", "locked", "relayed"])
+        self.assertEqual([mode.value for mode in WISHES], ["auto", "direct", "locked", "relayed", "framed"])
         self.assertEqual({mode.value for mode in Mode} - {mode.value for mode in WISHES}, {"local"})

@@ -18,8 +18,10 @@ class Defaults(SynchronousTestCase):
     def setUp(self) -> None:
         self.settings = Settings("/run/ipc")
 
-    def test_every_dialect_is_served(self) -> None:
-        self.assertEqual(self.settings.dialects, tuple(DIALECTS))
+    def test_every_dialect_with_a_socket_of_its_own_is_served(self) -> None:
+        self.assertEqual(set(self.settings.dialects), set(DIALECTS) - {"libipc-2020"})
+        names = [DIALECTS[name].socket_name for name in self.settings.dialects]
+        self.assertEqual(len(set(names)), len(names))
 
     def test_nothing_comes_in(self) -> None:
         self.assertEqual((self.settings.tcpd, self.settings.policy.defaults[Direction.IN]), ((), False))
@@ -42,6 +44,26 @@ class Defaults(SynchronousTestCase):
     def test_two_settings_share_no_defaults_that_one_could_change(self) -> None:
         self.assertIsNot(self.settings.policy.defaults, Settings("/x").policy.defaults)
         self.assertIsNot(self.settings.policy.defaults, DEFAULTS)
+
+
+class Parts(SynchronousTestCase):
+    """Which part does what; one method a choice."""
+
+    def check(self, parts: tuple[str, ...], broker: bool, tcp_socket: bool, asks: bool) -> None:
+        made = Settings("/run/ipc", parts=frozenset(parts))
+        self.assertEqual((made.runs_broker, made.serves_tcp_socket, made.asks_scheme_daemon), (broker, tcp_socket, asks))
+
+    def test_without_a_choice_all_run_together_and_nobody_asks(self) -> None:
+        self.check((), True, False, False)
+
+    def test_the_broker_alone_asks_the_scheme_daemon(self) -> None:
+        self.check(("broker",), True, False, True)
+
+    def test_the_scheme_daemon_alone_serves_its_socket(self) -> None:
+        self.check(("tcpd",), False, True, False)
+
+    def test_both_in_one_process_serve_both_and_need_not_ask(self) -> None:
+        self.check(("broker", "tcpd"), True, True, False)
 
 
 class Frozen(SynchronousTestCase):

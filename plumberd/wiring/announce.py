@@ -21,16 +21,17 @@ def announcement(
 ) -> list[str]:
     """Return the lines that describe *settings*; doubts begin with ``warning:``.
 
-    :param addresses: where tcpd really listens, once it does.
+    :param addresses: what tcpd says of where it really listens, once it does.
     """
     policy = settings.policy
     group = f"group {settings.group}" if settings.group else f"uid {os.geteuid()} and its group {os.getegid()}"
     lines = [f"run directory {settings.rundir}, for {group}"]
-    for name in settings.dialects:
+    for name in settings.dialects if settings.runs_broker else ():
         lines.append(f"  {name:<12} {settings.rundir}/{DIALECTS[name].socket_name}")
-    for description in settings.tcpd if addresses is None else addresses:
-        lines.append(f"tcpd on {description}")
-    if not settings.tcpd:
+    if settings.serves_tcp_socket:
+        lines.append(f"  {'tcp':<12} {settings.rundir}/tcp, for brokers")
+    lines += _listeners(settings) if addresses is None else addresses
+    if not _listeners(settings):
         lines.append("no remote callers (--tcpd)")
     for number, rule in enumerate(policy.rules, 1):
         lines.append(f"rule {number}: {rule}")
@@ -50,6 +51,11 @@ def announcement(
     return lines
 
 
+def _listeners(settings: Settings) -> list[str]:
+    published = [f"publishes {name} on {description}" for name, description in settings.publish]
+    return [*(f"tcpd on {description}" for description in settings.tcpd), *published]
+
+
 def _handover(settings: Settings, powers: Powers | None) -> str:
     if powers is None:
         return f"hand-over {settings.handover.value}"
@@ -63,9 +69,11 @@ def _doubts(settings: Settings, powers: Powers | None, has_pidfds: bool) -> list
     policy = settings.policy
     doubts = []
     lets_in = policy.defaults[Direction.IN] or any(r.allow and r.direction is Direction.IN for r in policy.rules)
-    if settings.tcpd and not lets_in:
-        doubts.append("tcpd listens, and no rule lets anyone in: --allow in SERVICE PEER")
-    if not settings.tcpd and any(r.direction is Direction.IN for r in policy.rules):
+    listeners = _listeners(settings)
+    if listeners and not lets_in:
+        who = "tcpd listens" if settings.tcpd else "services are published"
+        doubts.append(f"{who}, and no rule lets anyone in: --allow in SERVICE PEER")
+    if not listeners and any(r.direction is Direction.IN for r in policy.rules):
         doubts.append("there are rules for callers, and nothing listens for them: --tcpd PORT")
     for number, rule in enumerate(policy.rules, 1):
         if rule.direction is Direction.IN and rule.peer.scheme not in (None, "tcp"):

@@ -47,6 +47,7 @@ from plumberd.wiring.arguments import ArgumentError, group
 from plumberd.wiring.listening import EndpointError, full_description
 from plumberd.wiring.settings import PARTS, Settings
 
+_NO_UID = 2**32 - 1
 _client_from_string: Callable[[Any, str], object] = endpoints.clientFromString
 
 
@@ -255,7 +256,9 @@ class Options(usage.Options):
 
 def _uid(option: str, value: str) -> int:
     try:
-        return int(value) if value.isdecimal() else pwd.getpwnam(value).pw_uid
+        if value.isdecimal() and int(value) < _NO_UID:
+            return int(value)
+        return pwd.getpwnam(value).pw_uid
     except KeyError:
         return int(_fail(option, value, "the name of a user that exists, or a uid"))
 

@@ -153,13 +153,13 @@ class Faults(ProcessTestCase):
         def few() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
 
-        broker = self.broker(rundir, preexec_fn=few)
+        broker = self.broker(rundir, "--tcpd", "tcp:0:interface=127.0.0.1", preexec_fn=few)
+        port = int(broker.wait_for(r"tcpd on 127\.0\.0\.1:(\d+)").group(1))
         self.pongd(rundir)
         held = []
         for _ in range(60):
-            sock = socket.socket(socket.AF_UNIX)
+            sock = socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS)
             self.addCleanup(sock.close)
-            sock.connect(f"{rundir}/ipc")
             held.append(sock)
         broker.wait_for("no descriptors left")
         for sock in held:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import threading
 
 from tests.process.running import DEADLINE_SECONDS, ROOT, ProcessTestCase, Program, frame
-from tests.support import native_lookup, read_exactly, take_socket, zig_lookup
+from tests.test_generations import (
+    CLIENTS,
+    SERVICES,
+    bounce_packets,
+    bounce_stream,
+    fits,
+    old_message,
+    zig_message,
+)
+from tests.support import native_lookup, read_exactly, take_socket
 
 OURS, THEIRS = "ours", "libipc"
 
@@ -24,15 +35,56 @@ class PartsTestCase(ProcessTestCase):
         program.wait_for("ready")
         return program
 
-    def machine(self, broker: str, tcpd: str) -> tuple[str, int, list[Program]]:
+    def machine(self, broker: str, tcpd: str, *broker_options: str) -> tuple[str, int, list[Program]]:
         """Run one machine; return its run directory, tcpd's port, and the programs."""
         rundir = self.folder() + "/r"
         os.mkdir(rundir, 0o755)
         os.chmod(rundir, 0o1777)
-        options = ("--tcpd", "tcp:0:interface=127.0.0.1", "--allow", "in", "pong", "any") if tcpd == OURS else ()
+        options = ("--tcpd", "tcp:0:interface=127.0.0.1", "--allow", "in", "any", "any") if tcpd == OURS else ()
         daemon = self.part(tcpd, "tcpd", rundir, *options)
         port = int(daemon.wait_for(r"tcpd on 127\.0\.0\.1:(\d+)").group(1))
-        return rundir, port, [daemon, self.part(broker, "broker", rundir)]
+        return rundir, port, [daemon, self.part(broker, "broker", rundir, *broker_options)]
+
+    def serve(self, rundir: str, generation: str) -> None:
+        """Run a service of *generation*, called by its name, that bounces each message."""
+        suffix, kind = SERVICES[generation]
+        listener = socket.socket(socket.AF_UNIX, kind)
+        self.addCleanup(listener.close)
+        listener.bind(f"{rundir}/{generation}{suffix}")
+        listener.listen(16)
+        bounce = bounce_packets if kind == socket.SOCK_SEQPACKET else bounce_stream
+
+        def one(sock: socket.socket) -> None:
+            with sock, contextlib.suppress(OSError):
+                bounce(sock)
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    threading.Thread(target=one, args=(listener.accept()[0],), daemon=True).start()
+
+        accepting = threading.Thread(target=accept, daemon=True)
+        accepting.start()
+
+        def stop() -> None:
+            listener.shutdown(socket.SHUT_RDWR)
+            accepting.join(DEADLINE_SECONDS)
+
+        self.addCleanup(stop)
+
+    def check_messages(self, client: str, generation: str, sock: socket.socket) -> None:
+        """Some messages come back one by one."""
+        make = zig_message if client == "libipc-zig" else old_message
+        with sock:
+            if sock.type == socket.SOCK_STREAM:
+                sock.settimeout(DEADLINE_SECONDS)
+            for payload in (b"hello", b"", b"x" * 50_000):
+                sock.sendall(make(payload))
+                if sock.type == socket.SOCK_SEQPACKET:
+                    back = sock.recv(2_000_000)
+                else:
+                    back = read_exactly(sock, len(make(payload)))
+                self.assertTrue(back == make(payload), (client, generation, len(payload)))
 
     def check_bounce(self, sock: socket.socket) -> None:
         with sock:
@@ -50,13 +102,25 @@ class Combinations(PartsTestCase):
     timeout = 120.0
 
     def check(self, near: tuple[str, str], far: tuple[str, str]) -> None:
+        """Every client that the near broker speaks to, with every service that the far daemon knows."""
         far_rundir, port, programs = self.machine(*far)
-        self.pongd(far_rundir)
+        services = [g for g, (_, kind) in SERVICES.items() if far[1] == OURS or kind == socket.SOCK_STREAM]
+        for generation in services:
+            self.serve(far_rundir, generation)
         near_rundir, _, more = self.machine(*near)
-        data, sock = zig_lookup(near_rundir, f"pong;pong tcp://127.0.0.1:{port}/pong".encode())
-        self.assertEqual(data, b"ok")
-        assert sock is not None
-        self.check_bounce(sock)
+        clients = [c for c in CLIENTS if c != "libipc-2020"] if near[0] == OURS else ["libipc-zig"]
+        checked = 0
+        for client in clients:
+            for generation in services:
+                if not fits(client, generation):
+                    continue
+                text = f"{generation};{generation} tcp://127.0.0.1:{port}/{generation}".encode()
+                told, sock = CLIENTS[client](near_rundir, text)
+                self.assertIsNotNone(sock, (client, generation, told))
+                assert sock is not None
+                self.check_messages(client, generation, sock)
+                checked += 1
+        self.assertGreaterEqual(checked, 2)
         for program in programs + more:
             self.assertNotIn("VIOLATION", program.output)
             self.assertNotIn("Traceback", program.output)
@@ -71,6 +135,22 @@ for _near in ((OURS, OURS), (OURS, THEIRS), (THEIRS, OURS), (THEIRS, THEIRS)):
             self.check(near, far)
 
         setattr(Combinations, "test_near_{}_{}_far_{}_{}".format(*_near, *_far), _test)
+
+
+class Oldest(PartsTestCase):
+    """The generation whose socket another has by default."""
+
+    def test_a_client_of_2020_reaches_every_service_that_it_can_talk_to(self) -> None:
+        for tcpd in (OURS, THEIRS):
+            rundir, port, _ = self.machine(OURS, tcpd, "--dialects", "native,libipc-2020")
+            for generation in SERVICES:
+                if tcpd == OURS or SERVICES[generation][1] == socket.SOCK_STREAM:
+                    self.serve(rundir, generation)
+                    text = f"{generation};{generation} tcp://127.0.0.1:{port}/{generation}".encode()
+                    told, sock = CLIENTS["libipc-2020"](rundir, text)
+                    self.assertIsNotNone(sock, told)
+                    assert sock is not None
+                    self.check_messages("libipc-2020", generation, sock)
 
 
 class Alone(PartsTestCase):

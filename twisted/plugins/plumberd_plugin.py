@@ -1,6 +1,8 @@
-"""Tells twistd and twist that there is a plumberd."""
+"""Tells twistd and twist that there is a plumberd, and Twisted what endpoint strings ``ipc:…`` mean."""
 
 from twisted.application.service import ServiceMaker
+
+from plumberd.endpoints import IpcParser
 
 plumberd = ServiceMaker(
     "plumberd",
@@ -8,3 +10,4 @@ plumberd = ServiceMaker(
     "Networking for programs that have none: a broker of connected descriptors.",
     "plumberd",
 )
+ipc = IpcParser()

@@ -1,0 +1,112 @@
+"""The examples: every client with every service, through real brokers."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+
+from plumberd.framing import Decoder, Framing, Message, encode
+from tests.process.running import DEADLINE_SECONDS, ROOT, ProcessTestCase, Program
+from tests.tables import each
+
+CLIENTS = ("pong.py", "pong_asyncio.py", "pong_twisted.py")
+WORDS = ("hello", "", "bounce me", "ünïcode", "x" * 70000)
+"""One after the other; the last does not fit into one read."""
+
+
+def example(name: str) -> str:
+    """Return the path of an example."""
+    return os.path.join(ROOT, "examples", name)
+
+
+class ExamplesTestCase(ProcessTestCase):
+    """Runs the examples as their docstrings say."""
+
+    def service(self, name: str, *args: str) -> Program:
+        """Start an example service and wait until it listens."""
+        program = self.program(sys.executable, example(name), *args)
+        program.wait_for("listening")
+        return program
+
+    def client(self, name: str, rundir: str, routes: str, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run an example client to its end."""
+        return subprocess.run(
+            [sys.executable, example(name), *words],
+            env={**os.environ, "IPC_RUNDIR": rundir, "IPC_NETWORKD": routes},
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_SECONDS,
+            check=False,
+        )
+
+    def check_client(self, name: str, rundir: str, routes: str) -> None:
+        """Let a client talk, and look at what it has printed."""
+        done = self.client(name, rundir, routes, *WORDS)
+        where = f"{name}, routes {routes!r}"
+        self.assertEqual((done.stderr, done.returncode), ("", 0), where)
+        self.assertEqual(done.stdout.splitlines(), list(WORDS), where)
+
+
+class Pong(ExamplesTestCase):
+    @each(("pongd.py",), ("pongd_asyncio.py",), ("pongd_twisted.py",))
+    def test_every_client_is_answered_locally_and_over_two_brokers_by(self, service: str) -> None:
+        near, far = self.folder() + "/near", self.folder() + "/far"
+        options = ("--tcpd", "tcp:0:interface=127.0.0.1", "--allow", "in", "pong", "tcp:127.0.0.1")
+        distant, close = self.start_broker("--rundir", far, *options), self.start_broker("--rundir", near)
+        port = distant.wait_for(r"tcpd on 127\.0\.0\.1:(\d+)").group(1)
+        distant.wait_for("export IPC_NETWORKD")
+        self.service(service, far)
+        close.wait_for("export IPC_NETWORKD")
+        for client in CLIENTS:
+            self.check_client(client, far, "")
+            self.check_client(client, near, f"pong tcp://127.0.0.1:{port}/pong")
+
+    @each(*((client,) for client in CLIENTS))
+    def test_a_refusal_is_one_line_and_a_failure_in(self, client: str) -> None:
+        rundir = self.folder() + "/r"
+        self.broker(rundir, "--deny", "out", "pong", "any")
+        for where, said in ((rundir, "denied: "), (rundir + "/nowhere", "no broker answers")):
+            done = self.client(client, where, "", "hello")
+            self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (1, "", 1), done.stderr)
+            self.assertIn("pong: ", done.stderr)
+            self.assertIn(said, done.stderr)
+
+    def test_the_twisted_service_takes_a_stale_socket_over_and_leaves_none(self) -> None:
+        rundir = self.folder()
+        path = os.path.join(rundir, "pong")
+        self.service("pongd_twisted.py", rundir).end()
+        self.assertTrue(stat.S_ISSOCK(os.lstat(path).st_mode))
+        second = self.service("pongd_twisted.py", rundir)
+        self.assertEqual(stat.S_IMODE(os.lstat(path).st_mode), 0o660)
+        second.stop()
+        self.assertEqual(os.listdir(rundir), [])
+
+
+class AnyGeneration(ExamplesTestCase):
+    """One service, and clients that speak as each generation's programs do."""
+
+    def talk(self, sock: socket.socket, framing: Framing) -> None:
+        sock.settimeout(DEADLINE_SECONDS)
+        decoder = Decoder(framing)
+        for text in (b"hello", b"again", b""):
+            if not text and (framing is Framing.RAW):
+                continue  # nothing is no message there
+            sock.sendall(encode(framing, Message(text, 42)))
+            got: list[Message] = []
+            while not got:
+                data = sock.recv(65536)
+                self.assertTrue(data, "the service hung up")
+                got += decoder.feed(data)
+            self.assertEqual(got, [Message(text.upper(), 42 if framing.typed else 0)])
+
+    @each(*((framing.value,) for framing in Framing))
+    def test_programs_of_each_are_answered_by_the_service_itself(self, word: str) -> None:
+        framing, rundir = Framing(word), self.folder()
+        self.service("framing_service.py", word, rundir, "shout")
+        kind = socket.SOCK_SEQPACKET if framing.packets else socket.SOCK_STREAM
+        with socket.socket(socket.AF_UNIX, kind) as sock:
+            sock.connect(os.path.join(rundir, "shout-0-0" if word == "libipc-2019" else "shout"))
+            self.talk(sock, framing)

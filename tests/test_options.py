@@ -1,0 +1,364 @@
+"""plumberd.wiring.options: every mistake is one line that names the option, the value and what is accepted."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import io
+import os
+import pwd
+import shlex
+import sys
+from unittest import mock
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from plumberd import plumb
+from plumberd.pure.dialects import DEFAULT, DIALECTS
+from plumberd.pure.limits import Limits
+from plumberd.pure.modes import Mode
+from plumberd.pure.policy.rule import Direction
+from plumberd.wiring.options import Options
+from plumberd.wiring.settings import Settings
+from tests.tables import each
+
+VARIABLES = ("IPC_RUNDIR", "RUNDIR", "XDG_RUNTIME_DIR")
+ALL_DIALECTS = f"some of {','.join(DIALECTS)}"
+GROUP = grp.getgrgid(os.getegid()).gr_name
+USER = pwd.getpwuid(os.geteuid()).pw_name
+
+
+class OptionsTestCase(SynchronousTestCase):
+    def parse(self, line: str, **environ: str) -> Settings:
+        """Parse a shell's line; return what it comes to."""
+        clean = {k: v for k, v in os.environ.items() if k not in VARIABLES}
+        with mock.patch.dict(os.environ, {**clean, **environ}, clear=True):
+            options = Options()
+            options.parseOptions(shlex.split(line))
+        assert options.settings is not None
+        return options.settings
+
+    def mistake(self, line: str) -> str:
+        """Return the one line that *line* ends with."""
+        with self.assertRaises(SystemExit) as raised:
+            self.parse(line)
+        message = raised.exception.code
+        assert isinstance(message, str)
+        self.assertNotIn("\n", message)
+        return message
+
+    def rules(self, line: str) -> list[str]:
+        return [str(rule) for rule in self.parse(line).policy.rules]
+
+
+class Nothing(OptionsTestCase):
+    def test_no_option_is_useful(self) -> None:
+        settings = self.parse("")
+        self.assertEqual((settings.dialects, settings.tcpd, settings.group), (DEFAULT, (), None))
+        self.assertEqual((settings.policy.rules, settings.limits, settings.handover), ((), Limits(), Mode.AUTO))
+        self.assertEqual(settings.policy.defaults, {Direction.IN: False, Direction.OUT: True})
+
+    def test_without_words_those_of_the_program_are_taken(self) -> None:
+        options = Options()
+        with mock.patch.object(sys, "argv", ["twistd", "--rundir", "/r"]):
+            options.parseOptions()
+        assert options.settings is not None
+        self.assertEqual(options.settings.rundir, "/r")
+
+    def test_the_machines_own_addresses_are_known_to_the_policy(self) -> None:
+        self.assertIn("127.0.0.1", {str(a) for a in self.parse("").policy.own_addresses})
+
+
+class RunDirectory(OptionsTestCase):
+    @each(
+        ("nothing", "", {}, 0, "/run/ipc"),
+        ("the older variable", "", {"RUNDIR": "/b"}, 0, "/b"),
+        ("both variables", "", {"IPC_RUNDIR": "/a", "RUNDIR": "/b"}, 0, "/a"),
+        ("an empty variable", "", {"IPC_RUNDIR": "", "RUNDIR": "/b"}, 0, "/b"),
+        ("a user's own", "", {"XDG_RUNTIME_DIR": "/run/user/5"}, 5, "/run/user/5/ipc"),
+        ("root has none", "", {"XDG_RUNTIME_DIR": "/run/user/0"}, 0, "/run/ipc"),
+        ("the option counts most", "--rundir /o", {"IPC_RUNDIR": "/a"}, 0, "/o"),
+        ("the last option counts", "--rundir /o --rundir=/p", {}, 0, "/p"),
+    )
+    def test_it_is_found(self, _: str, line: str, environ: dict[str, str], uid: int, wanted: str) -> None:
+        with mock.patch.object(os, "geteuid", return_value=uid):
+            self.assertEqual(self.parse(line, **environ).rundir, wanted)
+
+    def test_a_relative_one_is_meant_from_here(self) -> None:
+        self.assertEqual(self.parse("--rundir x/../r").rundir, os.path.join(os.getcwd(), "r"))
+
+    def test_a_relative_one_of_the_environment_too(self) -> None:
+        self.assertEqual(self.parse("", IPC_RUNDIR="r").rundir, os.path.join(os.getcwd(), "r"))
+
+    def test_one_that_is_too_long_for_the_longest_socket_is_refused(self) -> None:
+        self.assertIn("at most 107 bytes", self.mistake("--rundir /" + "r" * 95))
+        self.assertEqual(self.parse("--rundir /" + "r" * 94).rundir, "/" + "r" * 94)
+
+
+class Rules(OptionsTestCase):
+    def test_the_order_of_all_three_options_among_each_other_is_kept(self) -> None:
+        self.assertEqual(
+            self.rules('--deny in a any --rule "allow out b any" --allow in c tcp:192.0.2.1 --deny out d any'),
+            ["deny in a any", "allow out b any", "allow in c tcp:192.0.2.1", "deny out d any"],
+        )
+
+    def test_the_star_is_any(self) -> None:
+        self.assertEqual(self.rules("--deny in '*' '*'"), ["deny in any any"])
+
+    def test_a_hand_over_belongs_to_its_rule(self) -> None:
+        (rule,) = self.parse("--allow out web tcp:h.example:80 handover=relayed").policy.rules
+        self.assertIs(rule.handover, Mode.RELAYED)
+
+    def test_a_rule_knows_the_option_that_it_came_from(self) -> None:
+        sources = [r.source for r in self.parse('--allow in a any --deny in a any --rule "deny in a any"').policy.rules]
+        self.assertEqual(sources, ["--allow", "--deny", "--rule"])
+
+    def test_options_behind_a_rule_are_options(self) -> None:
+        settings = self.parse("--allow in a any --rundir /r --deny in b any --tcpd 9000")
+        self.assertEqual((len(settings.policy.rules), settings.rundir, len(settings.tcpd)), (2, "/r", 1))
+
+    @each(
+        ("--allow in authd", ("--allow", "wanted 3 words", "in authd")),
+        ("--deny", ("--deny", "wanted 3 words", "found none")),
+        ("--allow sideways a any", ("--allow", "'sideways'", "in or out")),
+        ("--allow in -a any", ("--allow", "'-a'", "is no service")),
+        ("--deny in .hidden any", ("--deny", "'.hidden'", "is no service")),
+        ("--allow out a -any", ("--allow", "'-any'", "is no peer")),
+        ("--allow out a gopher:h.example", ("--allow", "'gopher:h.example'", "schemes are tcp")),
+        ("--allow out a tcp:h.example:99999999", ("--allow", "tcp:h.example:99999999", "1 to 65535")),
+        ("--allow in a tcp:h.example", ("--allow", "tcp:h.example", "proves no name")),
+        ("--allow in a unix:b", ("--allow", "unix:b")),
+        ("--allow out a any handover=strong", ("--allow", "handover=strong", "auto|direct|locked|relayed")),
+        ("--deny out a any handover=locked", ("--deny", "handover=locked")),
+        ("--rule 'permit in a any'", ("--rule", "'permit'", "allow or deny")),
+        ("--rule 'allow in a'", ("--rule", "allow|deny in|out SERVICE PEER")),
+        ("--rule ''", ("--rule", "allow|deny in|out SERVICE PEER")),
+        ("--rule 'deny in a any b'", ("--rule", "'b'", "write any")),
+    )
+    def test_a_mistake_in_one(self, line: str, words: tuple[str, ...]) -> None:
+        message = self.mistake(line)
+        for word in words:
+            self.assertIn(word, message)
+
+
+class LeftOver(OptionsTestCase):
+    def test_behind_a_rule_the_shell_may_have_expanded_a_star(self) -> None:
+        message = self.mistake("--deny in bin any etc home lib")
+        self.assertIn("'etc home lib' left over", message)
+        self.assertIn("did the shell expand the *? write any", message)
+
+    def test_without_a_rule_it_has_not(self) -> None:
+        message = self.mistake("etc home")
+        self.assertIn("'etc home' left over", message)
+        self.assertNotIn("shell", message)
+
+    def test_an_option_behind_them_is_left_over_as_well(self) -> None:
+        self.assertIn("'x --check' left over", self.mistake("--rundir /r x --check"))
+
+
+class Defaults(OptionsTestCase):
+    def test_each_direction_has_its_own(self) -> None:
+        settings = self.parse("--default in=allow --default out=deny")
+        self.assertEqual(settings.policy.defaults, {Direction.IN: True, Direction.OUT: False})
+
+    def test_one_settings_default_is_not_anothers(self) -> None:
+        self.parse("--default out=deny")
+        self.assertTrue(self.parse("").policy.defaults[Direction.OUT])
+
+
+class Targets(OptionsTestCase):
+    def test_a_redirect_to_a_name(self) -> None:
+        self.assertEqual(self.parse("--redirect authd nextversion-authd").routes.redirects, {"authd": "nextversion-authd"})
+
+    def test_a_route_and_the_route_of_all_others(self) -> None:
+        routes = self.parse("--route a tcp://h.example/b --route '*' 'tls://gw.example/{service}'").routes.routes
+        self.assertEqual(
+            {name: str(target) for name, target in routes.items()},
+            {"a": "tcp://h.example:9000/b", "*": "tls://gw.example/{service}"},
+        )
+
+    def test_an_endpoint_string(self) -> None:
+        routes = self.parse("--route web tls:example.com:443").routes.routes
+        self.assertEqual(str(routes["web"]), "tls endpoint")
+
+    def test_a_chain_that_ends(self) -> None:
+        redirects = self.parse("--redirect a b --redirect b c --redirect c unix:///d").routes.redirects
+        self.assertEqual(list(redirects), ["a", "b", "c"])
+
+    @each(
+        ("--redirect a", ("--redirect", "wanted 2 words", "found a")),
+        ("--redirect a a", ("--redirect", "a loop of redirects: a → a")),
+        ("--redirect a b --redirect b c --redirect c b", ("--redirect", "a loop of redirects", "b → c → b")),
+        (
+            " ".join(f"--redirect s{n} s{n + 1}" for n in range(9)),
+            ("--redirect", "a chain of 9 redirects, at most 8"),
+        ),
+        ("--redirect a ipc", ("--redirect", "a: 'ipc' is reserved")),
+        ("--redirect ipc a", ("--redirect", "'ipc' is reserved")),
+        ("--redirect -a b", ("--redirect", "'-a' is no name of a service")),
+        ("--redirect a b --redirect a c", ("--redirect", "'a': wanted each service once")),
+        ("--redirect a tcp://h.example:99999999", ("--redirect", "1 to 65535")),
+        ("--redirect '*' b", ("--redirect", "'*' is no name of a service")),
+        ("--redirect=a", ("--redirect", "'a'", "two words")),
+        ("--route a", ("--route", "wanted 2 words")),
+        ("--route a gopher://h.example", ("--route", "gopher", "known are tcp")),
+        ("--route a tcp:h.example:99999999", ("--route", "1 to 65535")),
+        ("--route a h.example:80", ("--route", "Twisted client endpoint string")),
+        ("--route a nonsense:h.example:80", ("--route", "a: no client endpoint", "nonsense")),
+        ("--route '*' 'nonsense:{service}:80'", ("--route", "*: no client endpoint", "nonsense")),
+        ("--route a 'tcp://h.example/{service}'", ("--route", "stands only in the route *")),
+        ("--route a tcp://h --route a tcp://i", ("--route", "'a': wanted each service once")),
+        ("--route a tls://user:secret@h.example/a", ("--route", "a: a password on the command line shows in ps")),
+        ("--route '*' 'tls://user:secret@h.example/{service}'", ("--route", "*: a route for every service cannot hold a password")),
+        ("--redirect a tls://user@secret:h.example:9000/a", ("--redirect", "a password on the command line")),
+        ("--route a tcp://user@h.example", ("--route", "not sent over plain tcp")),
+    )
+    def test_a_mistake_in_one(self, line: str, words: tuple[str, ...]) -> None:
+        message = self.mistake(line)
+        for word in words:
+            self.assertIn(word, message)
+        self.assertNotIn("secret", message)
+
+
+class Listeners(OptionsTestCase):
+    @each(
+        ("--tcpd 9000", ("tcp:9000:interface=127.0.0.1",)),
+        ("--tcpd=0.0.0.0:9000", ("tcp:9000:interface=0.0.0.0",)),
+        ("--tcpd [::1]:9000", (r"tcp6:9000:interface=\:\:1",)),
+        ("--tcpd tcp:9000", ("tcp:9000",)),
+        ("--tcpd 9000 --tcpd haproxy:tcp:9001", ("tcp:9000:interface=127.0.0.1", "haproxy:tcp:9001")),
+    )
+    def test_short_forms_and_endpoint_strings(self, line: str, wanted: tuple[str, ...]) -> None:
+        self.assertEqual(self.parse(line).tcpd, wanted)
+
+    @each(("99999999",), ("tcp:99999999",), ("127.0.0.1:99999999",), ("haproxy:tcp:99999999",), ("0",), ("65536",))
+    def test_a_port_that_is_none(self, value: str) -> None:
+        message = self.mistake(f"--tcpd {value}")
+        self.assertTrue(message.startswith(f"--tcpd: '{value}': port "), message)
+        self.assertIn("is not within 1 to 65535; wanted PORT, HOST:PORT or a Twisted server endpoint", message)
+
+    def test_what_is_no_endpoint(self) -> None:
+        self.assertIn("--tcpd: 'nonsense:1'", self.mistake("--tcpd nonsense:1"))
+
+
+class Others(OptionsTestCase):
+    def test_a_group_by_its_name(self) -> None:
+        settings = self.parse(f"--group {GROUP}")
+        self.assertEqual((settings.group, settings.gid), (GROUP, os.getegid()))
+
+    def test_dialects_in_the_given_order_each_once(self) -> None:
+        self.assertEqual(self.parse("--dialects libipc-zig,native,libipc-zig").dialects, ("libipc-zig", "native"))
+
+    @each(("auto",), ("direct",), ("locked",), ("relayed",))
+    def test_every_wish_for_a_hand_over(self, word: str) -> None:
+        self.assertEqual(self.parse(f"--handover {word}").handover.value, word)
+
+    def test_limits(self) -> None:
+        limits = self.parse("--limit connect_seconds=2.5 --limit relays=7").limits
+        self.assertEqual((limits.connect_seconds, limits.relays, limits.lookups), (2.5, 7, Limits().lookups))
+
+    def test_users_of_services_by_name_and_uid(self) -> None:
+        settings = self.parse(f"--service-user {USER} --service-user 4321")
+        self.assertEqual(settings.service_uids, {os.geteuid(), 4321})
+
+    def test_published_services_in_their_order(self) -> None:
+        settings = self.parse("--publish pong 7000 --publish ping tcp:7001")
+        self.assertEqual(settings.publish, (("pong", "tcp:7000:interface=127.0.0.1"), ("ping", "tcp:7001")))
+
+    def test_parts(self) -> None:
+        self.assertEqual(self.parse("--part broker --part tcpd").parts, {"broker", "tcpd"})
+
+    def test_users_of_brokers_by_name_and_uid(self) -> None:
+        self.assertEqual(self.parse(f"--broker-user {USER} --broker-user 4321").broker_uids, {os.geteuid(), 4321})
+
+    @each(
+        ("--rundir ''", ("--rundir", "''", "a directory")),
+        ("--rundir", ("plumberd: ", "rundir", "argument")),
+        ("--nonsense", ("plumberd: ", "--nonsense")),
+        ("--check=yes", ("plumberd: ", "--check")),
+        ("--group no-such-group", ("--group", "'no-such-group'", "a group that exists")),
+        ("--default out", ("--default", "'out'", "out=allow or out=deny")),
+        ("--default serve=allow", ("--default", "'serve=allow'", "in=allow, in=deny")),
+        ("--default in=maybe", ("--default", "'in=maybe'", "in=allow, in=deny")),
+        ("--dialects ''", ("--dialects", "''", ALL_DIALECTS)),
+        ("--dialects native,libipc-1999", ("--dialects", "libipc-1999", ALL_DIALECTS)),
+        ("--dialects libipc-2020,libipc-2023", ("--dialects", "libipc-2020 or libipc-2023", "the same socket")),
+        ("--publish pong", ("--publish", "wanted 2 words", "found pong")),
+        ("--publish ipc 7000", ("--publish", "'ipc' is reserved")),
+        ("--publish -x 7000", ("--publish", "'-x' is no name of a service")),
+        ("--publish pong 99999999", ("--publish", "pong: ", "'99999999'", "is not within 1 to 65535")),
+        ("--part udpd", ("--part", "'udpd'", "broker or tcpd")),
+        ("--broker-user no-such-user", ("--broker-user", "'no-such-user'", "a user that exists")),
+        ("--broker-user 4294967295", ("--broker-user", "'4294967295'", "a user that exists")),
+        ("--handover framed", ("--handover", "'framed'", "auto|direct|locked|relayed")),
+        ("--handover local", ("--handover", "'local'", "auto|direct|locked|relayed")),
+        ("--handover ''", ("--handover", "''", "auto|direct|locked|relayed")),
+        ("--limit nonsense=1", ("--limit", "'nonsense' is no limit", "connect_seconds")),
+        ("--limit relays", ("--limit", "relays=''", "a whole number")),
+        ("--limit relays=0", ("--limit", "relays=0", "1 up to")),
+        ("--limit relays=-1", ("--limit", "relays=-1", "1 up to")),
+        ("--limit connect_seconds=nan", ("--limit", "connect_seconds=nan", "3600 seconds")),
+        ("--limit connect_seconds=soon", ("--limit", "connect_seconds='soon'", "a number of seconds")),
+        ("--service-user no-such-user", ("--service-user", "'no-such-user'", "a user that exists")),
+        ("--service-user -1", ("--service-user", "'-1'", "a user that exists")),
+        ("--service-user 4294967295", ("--service-user", "'4294967295'", "a user that exists")),
+    )
+    def test_a_mistake_in_one(self, line: str, words: tuple[str, ...]) -> None:
+        message = self.mistake(line)
+        for word in words:
+            self.assertIn(word, message)
+
+
+class Checking(OptionsTestCase):
+    def check(self, line: str) -> list[str]:
+        """Return what ``--check`` prints, when it ends well."""
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), self.assertRaises(SystemExit) as raised:
+            self.parse(line + " --check")
+        self.assertEqual(raised.exception.code, 0)
+        return out.getvalue().splitlines()
+
+    def test_it_prints_what_would_run_and_ends_well(self) -> None:
+        lines = self.check("--rundir /r --tcpd 9000 --allow in a tcp:any")
+        self.assertIn("tcpd on tcp:9000:interface=127.0.0.1", lines)
+        self.assertIn("rule 1: allow in a tcp:any", lines)
+        self.assertIn("  export IPC_RUNDIR=/r RUNDIR=/r", lines)
+
+    def test_it_prints_what_is_doubtful(self) -> None:
+        self.assertIn(
+            "warning: tcpd listens, and no rule lets anyone in: --allow in SERVICE PEER", self.check("--tcpd 9000")
+        )
+
+    def test_it_opens_and_makes_nothing(self) -> None:
+        folder = self.mktemp()
+        self.check(f"--rundir {os.path.join('/tmp', folder.replace('/', '-')[:50])}")
+        self.assertFalse(os.path.exists(os.path.join("/tmp", folder.replace("/", "-")[:50])))
+
+    def test_with_a_mistake_it_ends_with_that(self) -> None:
+        self.assertIn("--tcpd", self.mistake("--tcpd 0 --check"))
+
+
+class DocumentedLines(OptionsTestCase):
+    """The three command lines that the design promises to work as they stand."""
+
+    def test_the_first(self) -> None:
+        self.assertEqual(
+            self.rules("--allow in authd tls:example.com --deny in '*' '*' --allow out pong tls:pong.example.com:9000"),
+            ["allow in authd tls:example.com", "deny in any any", "allow out pong tls:pong.example.com:9000"],
+        )
+
+    def test_the_second(self) -> None:
+        redirects = self.parse("--redirect authd nextversion-authd").routes.redirects
+        self.assertEqual(redirects, {"authd": "nextversion-authd"})
+
+    def test_the_third(self) -> None:
+        # IPC_NETWORKD="authd tls://user@passwd:example.com:9000/authd" plumb connect authd
+        args = plumb._parser().parse_args(["connect", "authd"])
+        self.assertEqual((args.target, args.rundir), ("authd", None))
+
+    def test_its_pair_is_understood(self) -> None:
+        from plumberd.pure.pairs import Pairs
+        from plumberd.pure.policy.route import Routes, find_way
+
+        way = find_way("authd", Pairs(b"authd tls://user@passwd:example.com:9000/authd"), Routes())
+        self.assertEqual(str(way.target), "tls://user:***@example.com:9000/authd")
