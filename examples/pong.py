@@ -16,20 +16,25 @@ from plumberd.framing import Decoder, Message, encode
 FRAMING = "libipc-zig"
 
 
+def receive(sock: socket.socket, decoder: Decoder) -> Message:
+    """Return the next message, however many reads it takes."""
+    while data := sock.recv(65536):
+        for message in decoder.feed(data):
+            return message
+    raise EOFError("the service hung up")
+
+
 def main() -> None:
-    """Send every argument as one message; the answers come in the same order."""
+    """Send every argument as one message, and wait for its answer before the next."""
     try:
         sock = client.connect("pong")
     except client.Error as e:
         sys.exit(f"pong: {e.strerror or e}")
+    decoder = Decoder(FRAMING)
     with sock:
         for word in sys.argv[1:] or ["hello"]:
             sock.sendall(encode(FRAMING, Message(word.encode())))
-        sock.shutdown(socket.SHUT_WR)
-        decoder = Decoder(FRAMING)
-        while data := sock.recv(65536):
-            for message in decoder.feed(data):
-                print(message.payload.decode(), flush=True)
+            print(receive(sock, decoder).payload.decode(), flush=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Sequence
 
 _PR_SET_DUMPABLE = 4
+_PR_SET_KEEPCAPS = 8
 _PR_SET_SECCOMP = 22
 _PR_SET_NO_NEW_PRIVS = 38
 _SECCOMP_MODE_FILTER = 2
@@ -25,13 +26,31 @@ def _prctl(option: int, *args: int) -> None:
         raise OSError(ctypes.get_errno(), f"prctl({option})")
 
 
-def become(uid: int, gid: int | None = None, groups: Sequence[int] = ()) -> None:
+def _make_effective() -> None:
+    """Make every capability that is still permitted an effective one."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    head = ctypes.create_string_buffer(struct.pack("Ii", 0x20080522, 0), 8)
+    data = ctypes.create_string_buffer(24)
+    libc.capget(head, data)
+    _, permitted, inheritable, _, permitted_high, inheritable_high = struct.unpack("6I", data.raw)
+    wanted = (permitted, permitted, inheritable, permitted_high, permitted_high, inheritable_high)
+    if libc.capset(head, ctypes.create_string_buffer(struct.pack("6I", *wanted), 24)):
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+def become(
+    uid: int, gid: int | None = None, groups: Sequence[int] = (), *, keep_capabilities: bool = False
+) -> None:
     """Become another user for good, as login(1) would: all ids, and /proc/self one's own again."""
     codecs.lookup("ascii")  # Python's own files may lie where the other user can't read them
     gid = uid if gid is None else gid
     os.setgroups(list(groups))
     os.setresgid(gid, gid, gid)
+    if keep_capabilities:
+        _prctl(_PR_SET_KEEPCAPS, 1)
     os.setresuid(uid, uid, uid)
+    if keep_capabilities:
+        _make_effective()
     _prctl(_PR_SET_DUMPABLE, 1)
 
 

@@ -39,6 +39,7 @@ class Grouped(SynchronousTestCase):
             "--allow out a any handover=direct for uid:5",
             ["--allow=out a any handover=direct for uid:5"],
         ),
+        ("who_is_denied", "--deny in a any for user:alice", ["--deny=in a any for user:alice"]),
         ("values_that_begin_with_a_dash", "--deny out -x --y", ["--deny=out -x --y"]),
         ("words_left_over_stay_words", "--deny in * bin etc home", ["--deny=in * bin", "etc", "home"]),
         ("for_without_who_stays_a_word", "--allow out a any for", ["--allow=out a any", "for"]),

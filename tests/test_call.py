@@ -5,9 +5,10 @@ from __future__ import annotations
 import socket
 import struct
 
-from plumberd.effects.call import TcpCall
+from plumberd.effects.call import SchemeCall, TcpCall
 from plumberd.effects.poll import Poll
 from plumberd.pure.refusals import Refusal, Refused
+from plumberd.pure.uri import Uri
 from tests.support import CleanTestCase, in_thread, read_all, read_exactly, real_reactor, until
 
 
@@ -127,6 +128,45 @@ class NotGranted(CallTestCase):
             while True:
                 near.send(b"x" * 65536)
         TcpCall(self.poll, near, "pong", self.results.append).start()
+        assert self.results[0] is not None
+        self.assertEqual(self.results[0].word, Refusal.UNREACHABLE)
+
+
+class OfASchemeDaemon(CallTestCase):
+    """The same towards a scheme daemon of another process: one message, one answer."""
+
+    QUESTION = bytes.fromhex("00000019") + b"tcp://192.0.2.1:9000/pong"
+
+    async def ask(self, answer: bytes, then_close: bool = False) -> socket.socket:
+        near, far = self.pair()
+        near.setblocking(False)
+        SchemeCall(self.poll, near, Uri("tcp", "192.0.2.1", 9000, "pong"), self.results.append).start()
+        self.assertEqual(await in_thread(read_exactly, far, len(self.QUESTION)), self.QUESTION)
+        far.sendall(answer)
+        if then_close:
+            far.close()
+        await until(lambda: self.results)
+        self.assertFalse(self.poll.watches(near.fileno()))
+        return near
+
+    async def test_ok_and_what_stands_behind_it_is_left_in_the_socket(self) -> None:
+        near = await self.ask(bytes.fromhex("00000002") + b"okbanner")
+        self.assertEqual((self.results, near.recv(100)), ([None], b"banner"))
+
+    async def test_no_with_a_word_and_a_reason(self) -> None:
+        await self.ask(bytes.fromhex("00000011") + b"no timeout: later")
+        assert self.results[0] is not None
+        self.assertEqual(self.results[0].word, Refusal.TIMEOUT)
+        self.assertIn("no timeout: later", self.results[0].reason)
+
+    async def test_a_bare_close(self) -> None:
+        await self.ask(b"", then_close=True)
+        assert self.results[0] is not None
+        self.assertEqual(self.results[0].word, Refusal.UNREACHABLE)
+        self.assertIn("hung up", self.results[0].reason)
+
+    async def test_something_else(self) -> None:
+        await self.ask(b"HTTP/1.1 400")
         assert self.results[0] is not None
         self.assertEqual(self.results[0].word, Refusal.UNREACHABLE)
 

@@ -147,6 +147,13 @@ class Confined(InspectorTestCase):
             within=("unshare", "-p", "-f"),
         )
 
+    async def test_one_that_has_become_another_user_after_connecting(self) -> None:
+        await self.check(
+            "it has changed its user since it connected",
+            "from tests.inside import become",
+            "become(12345)",
+        )
+
     async def test_another_user_that_cannot_be_looked_at(self) -> None:
         def refuse(pid: str) -> tuple[int, int]:
             raise PermissionError(13, "Permission denied")

@@ -87,7 +87,16 @@ class Defaults(SynchronousTestCase):
         self.assertIs(decide(policy(out=True), ask("tcp://example.com:80", confined=True)).granted, False)
 
     def test_in_allow_lets_everybody_in(self) -> None:
-        self.assertIs(decide(policy(inward=True), caller("192.0.2.1")).granted, True)
+        verdict = decide(policy(inward=True), caller("192.0.2.1"))
+        self.assertEqual(
+            verdict,
+            Verdict(
+                True,
+                "default in=allow",
+                "no rule matches, and the default lets it through",
+                addresses=(ipaddress.ip_address("192.0.2.1"),),
+            ),
+        )
 
     @each(
         ("confined", policy(), ask("tcp://example.com:80", confined=True)),
@@ -264,6 +273,15 @@ class AddressesThatNeedARule(SynchronousTestCase):
         self.assertIs(decide(policy(), question).granted, True)
         self.assertIs(decide(policy("allow out any tcp:a.example", out=False), question).granted, True)
         self.assertIs(decide(policy(out=False), question).granted, False)
+
+    @each(
+        ("127.0.0.1", "tcp:127.0.0.1:80 is a loopback address: it needs a rule that names it and its port"),
+        ("192.0.2.7", "tcp:192.0.2.7:80 is a this machine's own address: it needs a rule that names it and its port"),
+        ("169.254.169.254", "tcp:169.254.169.254:80 is a metadata address: it needs a rule that names it and its port"),
+        ("169.254.3.4", "tcp:169.254.3.4:80 is a link-local address: it needs a rule that names it and its port"),
+    )
+    def test_the_reason_says_what_kind_of_address_it_is(self, text: str, reason: str) -> None:
+        self.assertEqual(decide(policy(), ask(f"tcp://{text}:80", confined=True)).reason, reason)
 
     def test_an_ordinary_address_needs_no_rule_by_address_even_from_a_confined_client(self) -> None:
         question = ask("tcp://a.example:80", "192.0.2.1", confined=True)

@@ -40,9 +40,17 @@ class DialTestCase(CleanTestCase):
         self.clock = Clock()
         self.results: list[socket.socket | Refused] = []
 
-    def serve(self, mode: int = 0o666, backlog: int = 8, uid: int | None = None) -> socket.socket:
+    def serve(
+        self,
+        mode: int = 0o666,
+        backlog: int = 8,
+        uid: int | None = None,
+        name: str = "pong",
+        kind: int = socket.SOCK_STREAM,
+    ) -> socket.socket:
         """Listen as a service does, as user *uid*."""
-        sock = self.owned(socket.socket(socket.AF_UNIX))
+        sock = self.owned(socket.socket(socket.AF_UNIX, kind))
+        self.path = os.path.join(self.rundir, name)
         sock.bind(self.path)
         os.chmod(self.path, mode)
         if uid is None:
@@ -171,6 +179,126 @@ class AsTheClient(DialTestCase):
     def test_what_comes_in_reaches_no_service_without_trust_either(self) -> None:
         self.serve(uid=12345)
         self.assert_refused(Refusal.DENIED, "does not trust", lambda: self.services.dial("pong", None))
+
+
+class Generations(DialTestCase):
+    """Where a service listens, and with what; the kind like the client's own comes first."""
+
+    def reached(self, *, packets: bool) -> tuple[str, int]:
+        """Return the name and the kind of the socket that a lookup of ``pong`` reaches."""
+        sock = self.owned(self.services.dial("pong", oneself(), packets=packets))
+        return os.path.basename(sock.getpeername()), sock.type
+
+    def serve_all(self) -> None:
+        self.serve(name="pong")
+        self.serve(name="pong-0-0", kind=socket.SOCK_SEQPACKET)
+
+    def test_a_stream(self) -> None:
+        self.serve()
+        self.assertEqual(self.reached(packets=False), ("pong", socket.SOCK_STREAM))
+        self.assertEqual(self.reached(packets=True), ("pong", socket.SOCK_STREAM))
+
+    def test_packets(self) -> None:
+        self.serve(kind=socket.SOCK_SEQPACKET)
+        self.assertEqual(self.reached(packets=False), ("pong", socket.SOCK_SEQPACKET))
+        self.assertEqual(self.reached(packets=True), ("pong", socket.SOCK_SEQPACKET))
+
+    def test_packets_of_the_oldest_generation(self) -> None:
+        self.serve(name="pong-0-0", kind=socket.SOCK_SEQPACKET)
+        self.assertEqual(self.reached(packets=False), ("pong-0-0", socket.SOCK_SEQPACKET))
+        self.assertEqual(self.reached(packets=True), ("pong-0-0", socket.SOCK_SEQPACKET))
+
+    def test_of_both_the_stream_is_for_clients_of_streams(self) -> None:
+        self.serve_all()
+        self.assertEqual(self.reached(packets=False), ("pong", socket.SOCK_STREAM))
+
+    def test_of_both_the_packets_are_for_clients_of_packets(self) -> None:
+        self.serve_all()
+        self.assertEqual(self.reached(packets=True), ("pong-0-0", socket.SOCK_SEQPACKET))
+
+    def test_a_stale_socket_does_not_hide_a_live_one_of_the_oldest_generation(self) -> None:
+        self.serve().close()
+        self.serve(name="pong-0-0", kind=socket.SOCK_SEQPACKET)
+        self.assertEqual(self.reached(packets=False), ("pong-0-0", socket.SOCK_SEQPACKET))
+
+    def test_a_stream_at_the_oldest_generations_place_is_none_of_its_services(self) -> None:
+        self.serve(name="pong-0-0")
+        self.assert_refused(Refusal.UNKNOWN_SERVICE, "no local service is called pong", self.dial)
+
+    def test_a_datagram_socket_is_of_no_generation(self) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+            other.bind(self.path)
+            self.assert_refused(Refusal.NOT_POSSIBLE, "a socket of another type", self.dial)
+
+    def test_a_full_backlog_is_waited_for_and_no_other_place_is_tried(self) -> None:
+        self.serve(name="pong-0-0", kind=socket.SOCK_SEQPACKET)
+        self.serve(backlog=0)
+        self.fill()
+        with self.assertRaises(BlockingIOError):
+            self.services.dial("pong", oneself())
+
+    @needs_root
+    def test_a_refusal_by_mode_is_one_and_no_other_place_is_tried(self) -> None:
+        self.serve(mode=0o600)
+        self.serve(name="pong-0-0", kind=socket.SOCK_SEQPACKET)
+        self.assert_refused(Refusal.DENIED, "does not let this user in", lambda: self.dial(who=CLIENT))
+
+    def test_a_repeated_attempt_knows_the_clients_kind(self) -> None:
+        self.serve_all()
+        dial = UnixDial(self.clock, self.services, "pong", None, self.note, packets=True)
+        dial.start()
+        (result,) = self.results
+        assert isinstance(result, socket.socket)
+        self.assertEqual(result.type, socket.SOCK_SEQPACKET)
+
+
+class SchemeDaemons(DialTestCase):
+    """<run directory>/tcp of another process, asked by the broker as itself."""
+
+    def dial_scheme(self) -> socket.socket:
+        return self.owned(self.services.dial_scheme("tcp"))
+
+    def test_it_is_reached(self) -> None:
+        listener = self.serve(name="tcp", mode=0o600)
+        sock = self.services.dial_scheme("tcp")
+        self.addCleanup(sock.close)
+        self.assertFalse(os.get_blocking(sock.fileno()))
+        sock.sendall(b"x")
+        self.assertEqual(self.accept(listener).recv(1), b"x")
+
+    @needs_root
+    def test_the_broker_asks_as_itself(self) -> None:
+        listener = self.serve(name="tcp")
+        self.dial_scheme()
+        self.assertEqual(maker_of(self.accept(listener)), (os.getpid(), 0, os.getegid()))
+
+    def test_none_is_there(self) -> None:
+        self.assert_refused(Refusal.UNREACHABLE, "there is no socket, it does not run", self.dial_scheme)
+
+    def test_a_stale_one(self) -> None:
+        self.serve(name="tcp").close()
+        self.assert_refused(Refusal.UNREACHABLE, "the socket is stale", self.dial_scheme)
+
+    def test_one_with_a_full_backlog(self) -> None:
+        self.serve(name="tcp", backlog=0)
+        self.fill()
+        self.assert_refused(Refusal.UNREACHABLE, "its queue is full", self.dial_scheme)
+
+    def test_a_symlink_is_not_followed(self) -> None:
+        self.serve(name="other")
+        os.symlink(self.path, os.path.join(self.rundir, "tcp"))
+        self.assert_refused(Refusal.UNREACHABLE, "is no socket", self.dial_scheme)
+
+    def test_one_of_the_brokers_own_sockets_under_that_name(self) -> None:
+        self.serve(name="ipc")
+        self.own.add(identity(self.path))
+        os.link(self.path, os.path.join(self.rundir, "tcp"))
+        self.assert_refused(Refusal.UNREACHABLE, "a socket of the broker itself", self.dial_scheme)
+
+    @needs_root
+    def test_a_strangers(self) -> None:
+        self.serve(name="tcp", uid=12345)
+        self.assert_refused(Refusal.DENIED, "served by uid 12345", self.dial_scheme)
 
 
 class NotConnected(DialTestCase):

@@ -46,6 +46,7 @@ class RelayTestCase(CleanTestCase):
         self.addCleanup(self.poll.close)
         self.halves: list[Half] = []
         self.made: list[Half] = []
+        self.unwrapped: list[Half] = []
         self.ended: list[Half] = []
         self.first: list[bytes] = []
         self.addCleanup(self._end)
@@ -60,6 +61,7 @@ class RelayTestCase(CleanTestCase):
             self.poll,
             first=(lambda _, data: self.first.append(data)) if first else None,
             made=self.made.append,
+            unwrapped=self.unwrapped.append,
             ended=self.ended.append,
         )
         self.halves.append(half)
@@ -350,6 +352,10 @@ class Early(RelayTestCase):
 
 
 class Handshakes(RelayTestCase):
+    async def test_without_a_header_to_wait_for_the_peer_is_known_at_once(self) -> None:
+        _peer, half = await self.accepted(first=True)
+        self.assertEqual(self.unwrapped, [half])
+
     async def test_the_first_bytes_go_to_the_handshake_and_none_behind_them(self) -> None:
         peer, half = await self.accepted(first=True)
         peer.sendall(b"pong")
@@ -443,6 +449,17 @@ class ProxyProtocol(RelayTestCase):
         reset(peer)
         self.assertEqual(await in_thread(read_all, service), b"")
         await self.all_ended()
+
+    async def test_until_the_header_has_come_the_peer_is_not_known_and_then_is_told_once(self) -> None:
+        peer, half = await self.accepted(first=True)
+        peer.sendall(self.HEADER[:20])
+        await in_thread(lambda: None)
+        self.assertEqual(self.unwrapped, [])
+        peer.sendall(self.HEADER[20:])
+        await until(lambda: self.unwrapped)
+        peer.sendall(b"pong")
+        await until(lambda: self.first)
+        self.assertEqual(self.unwrapped, [half])
 
     async def test_what_is_no_header_ends_the_connection(self) -> None:
         peer, _half = await self.accepted(first=True)

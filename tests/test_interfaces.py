@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import ipaddress
 
 from plumberd.effects.interfaces import own_addresses
@@ -23,6 +25,18 @@ class OwnAddresses(ChildTestCase):
             for line in table:
                 listed.add(ipaddress.IPv6Address(bytes.fromhex(line.split()[0])))
         self.assertEqual({a for a in own_addresses() if a.version == 6}, listed)
+
+    def test_where_they_cannot_be_had_it_is_an_error(self) -> None:
+        class NoInterfaces:
+            @staticmethod
+            def getifaddrs(head: object) -> int:
+                ctypes.set_errno(errno.EMFILE)
+                return -1
+
+        self.patch(ctypes, "CDLL", lambda *_, **__: NoInterfaces)
+        with self.assertRaises(OSError) as raised:
+            own_addresses()
+        self.assertEqual(raised.exception.errno, errno.EMFILE)
 
     @needs_root
     async def test_they_are_those_of_this_very_network_namespace(self) -> None:

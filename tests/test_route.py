@@ -162,6 +162,8 @@ class Configured(SynchronousTestCase):
         ("plain_endpoint_of_ipv6", "tcp:\\:\\:1:80", Uri("tcp", "::1", 80)),
         ("tls_endpoint", "tls:example.com:443", Endpoint("tls:example.com:443")),
         ("endpoint_with_options", "tcp:h:80:timeout=5", Endpoint("tcp:h:80:timeout=5")),
+        ("endpoint_with_a_third_word", "tcp:h:80:5", Endpoint("tcp:h:80:5")),
+        ("endpoint_without_port", "tcp:h", Endpoint("tcp:h")),
         ("named_endpoint", "tcp:host=h:port=80", Endpoint("tcp:host=h:port=80")),
         ("unix_endpoint", "unix:/run/x.sock", Endpoint("unix:/run/x.sock")),
     )
@@ -272,6 +274,8 @@ class Destinations(SynchronousTestCase):
     @each(
         ("tls:Example.com:443", Destination("tls", "example.com", None, 443)),
         ("tcp:host=a.example:port=80:timeout=3", Destination("tcp", "a.example", None, 80)),
+        ("tcp:host=a.example:80", Destination("tcp", "a.example", None, 80)),
+        ("tcp:a.example:port=80", Destination("tcp", "a.example", None, 80)),
         ("tcp:port=80:host=192.0.2.7", Destination("tcp", None, (ipaddress.ip_address("192.0.2.7"),), 80)),
         ("tls:\\:\\:1:443", Destination("tls", None, (ipaddress.ip_address("::1"),), 443)),
         ("tls:host=2001\\:db8\\:\\:7:port=1", Destination("tls", None, (ipaddress.ip_address("2001:db8::7"),), 1)),

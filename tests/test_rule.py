@@ -119,6 +119,7 @@ class Read(SynchronousTestCase):
         # words left over
         ("deny in pong any bin etc home", "'bin' left over behind the peer; did the shell expand the *? write any"),
         ("allow out a any handover", "left over"),
+        ("allow out a any me@home", "left over"),
         ("allow out a any mode=locked", "left over"),
         ("allow out a any handover=", "wanted handover=auto|direct|locked|relayed"),
         ("allow out a any handover=local", "wanted handover=auto|direct|locked|relayed"),
@@ -130,6 +131,7 @@ class Read(SynchronousTestCase):
         ("allow out a any\n", "a control character"),
         ("allow\tout a any", "a control character"),
         ("allow out a tcp:a\x00b", "a control character"),
+        ("allow out a\x7f any", "a control character"),
         ("allow out a tcp:a%00b", "percent-encoded control"),
     )
     def test_anything_else_is_refused_with_what_is_wrong_and_what_is_wanted(self, text: str, reason: str) -> None:

@@ -221,6 +221,15 @@ class Bound(BindTestCase):
         accepted.sendall(b"x")
         self.assertEqual(client.recv(1), b"x")
 
+    def test_it_may_be_one_for_packets(self) -> None:
+        bound = bind_socket(self.rundir, "ipc", None, socket.SOCK_SEQPACKET)
+        self.addCleanup(bound.close)
+        client = self.connect(socket.SOCK_SEQPACKET)
+        accepted = self.owned(bound.sock.accept()[0])
+        accepted.sendall(b"one")
+        accepted.sendall(b"two")
+        self.assertEqual((client.recv(10), client.recv(10)), (b"one", b"two"))
+
     def test_accepting_does_not_block(self) -> None:
         with self.assertRaises(BlockingIOError):
             self.bind().sock.accept()

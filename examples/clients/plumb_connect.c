@@ -12,9 +12,9 @@
 #include <sys/un.h>
 #include <unistd.h>
 #define FAIL(status, ...) exit((fprintf(stderr, "plumb_connect: " __VA_ARGS__), fputc('\n', stderr), status))
-enum { HEAD = 4, MOST = 65536 };                                 /* bytes of a length, and of the JSON behind it */
-static union { uint32_t length; char text[HEAD + MOST + 1]; } m; /* the request; then the answer and a NUL byte */
-static size_t size = HEAD;                                       /* bytes of the message in it */
+enum { HEAD = 4, MOST = 65536 };                                  /* bytes of a length, and of the JSON behind it */
+static union { uint32_t length; char text[HEAD + MOST + 64]; } m; /* the request; then the answer and a NUL byte */
+static size_t size = HEAD;                                        /* bytes of the message in it */
 
 static int find_broker(void) { /* returns a connection to the first live one */
     const char *dirs[] = {getenv("IPC_RUNDIR"), getenv("RUNDIR"), getenv("XDG_RUNTIME_DIR"), "/run"};
@@ -23,8 +23,7 @@ static int find_broker(void) { /* returns a connection to the first live one */
         struct stat is;
         if (!dirs[i] || !*dirs[i] || strlen(dirs[i]) > sizeof at.sun_path - sizeof "/ipc/plumberd") continue;
         if (stat(strcat(strcpy(at.sun_path, dirs[i]), i < 2 ? "" : "/ipc"), &is) < 0) continue;
-        if (is.st_mode & (S_IWGRP | S_IWOTH) && !(is.st_mode & S_ISVTX)) /* anybody's socket could lie there */
-            FAIL(2, "%s: others can write this directory, and its sticky bit is not set", at.sun_path);
+        if (is.st_mode & 022 && !(is.st_mode & S_ISVTX)) FAIL(2, "%s: others can put sockets there", at.sun_path);
         const int broker = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
         strcat(at.sun_path, "/plumberd");
         if (connect(broker, (struct sockaddr *)&at, sizeof at) == 0) return broker;
@@ -34,24 +33,21 @@ static int find_broker(void) { /* returns a connection to the first live one */
 }
 static void put(const char *json, const char *string) { /* appends json, then string as JSON writes it between quotes */
     size += (size_t)sprintf(m.text + size, "%s", json);
-    for (int c; (c = (unsigned char)*string++) != 0 && size < MOST;)
+    for (int c; size < MOST && (c = (unsigned char)*string++) != 0;)
         size += (size_t)sprintf(m.text + size, c < ' ' ? "\\u%04x" : strchr("\"\\", c) ? "\\%c" : "%c", c);
 }
-static int receive(int broker) { /* puts the answer into m, closes, returns the descriptor that came with it, or -1 */
-    int fd = -1;
+static int receive(int broker, int fd) { /* puts the answer into m; returns the descriptor that came with it, or fd */
     size = HEAD;
     for (size_t have = 0; have < size; m.text[have] = 0) {
-        union { struct cmsghdr head; char bytes[CMSG_SPACE(sizeof fd)]; } with;
-        struct iovec part = {m.text + have, size - have};
-        struct msghdr to = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &with};
-        to.msg_controllen = CMSG_LEN(sizeof fd); /* CMSG_SPACE would let a second descriptor in */
+        union { struct cmsghdr head; char bytes[CMSG_SPACE(sizeof fd)]; } c; /* CMSG_SPACE has room for two */
+        struct iovec io = {m.text + have, size - have};
+        struct msghdr to = {.msg_iov = &io, .msg_iovlen = 1, .msg_control = &c, .msg_controllen = CMSG_LEN(sizeof fd)};
         const ssize_t n = recvmsg(broker, &to, MSG_CMSG_CLOEXEC);
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0) FAIL(2, "the broker hung up without an answer: %s", n ? strerror(errno) : "end of the stream");
-        if (CMSG_FIRSTHDR(&to) && with.head.cmsg_level == SOL_SOCKET && with.head.cmsg_type == SCM_RIGHTS)
-            memcpy(&fd, CMSG_DATA(&with.head), sizeof fd);
-        if ((have += (size_t)n) == HEAD && ntohl(m.length) <= MOST) size += ntohl(m.length);
-        else if (have == HEAD) FAIL(2, "the broker's answer is longer than a message may be");
+        if (CMSG_FIRSTHDR(&to) && c.head.cmsg_level == SOL_SOCKET && c.head.cmsg_type == SCM_RIGHTS)
+            memcpy(&fd, CMSG_DATA(&c.head), sizeof fd);
+        if ((have += (size_t)n) == HEAD && (size += ntohl(m.length)) > HEAD + MOST) FAIL(2, "the answer is too long");
     }
     return close(broker), fd;
 }
@@ -72,18 +68,17 @@ static const char *member(const char *quoted) { /* returns its value in the answ
     return found;
 }
 static void carry(int sock) { /* copies both ways; the end of one is passed on, and does not end the other */
-    static char data[2][4096]; /* a pipe that is ready takes as much as this without blocking */
+    static char data[2][4096], *at[2]; /* a pipe that is ready takes that much without blocking */
     struct pollfd on[] = {{0, POLLIN, 0}, {sock, POLLIN, 0}};
-    for (ssize_t n, at[2], end[2]; on[0].fd >= 0 || on[1].fd >= 0;)
+    for (size_t len[2]; on[0].fd >= 0 || on[1].fd >= 0;)
         for (int i = poll(on, 2, -1) < 0 ? 2 : 0; i < 2; i++) if (on[i].revents) {
-            const int in = on[i].events == POLLIN; /* else data is to be written */
-            if (in) n = read(on[i].fd, data[i], sizeof data[i]);
-            else if (i) n = write(1, data[i] + at[i], (size_t)(end[i] - at[i]));
-            else n = send(sock, data[i] + at[i], (size_t)(end[i] - at[i]), MSG_DONTWAIT | MSG_NOSIGNAL);
+            const int in = on[i].events == POLLIN; /* else what was read is to be written */
+            ssize_t n = in ? read(on[i].fd, at[i] = data[i], sizeof data[i]) : 0;
+            if (!in) n = i ? write(1, at[1], len[1]) : send(sock, at[0], len[0], MSG_DONTWAIT | MSG_NOSIGNAL);
             if (n < 0 && errno != EAGAIN && errno != EINTR) FAIL(2, "the connection broke: %s", strerror(errno));
-            if (in && n > 0) on[i] = (struct pollfd){i ? 1 : sock, POLLOUT, 0}, at[i] = 0, end[i] = n;
-            if (in && n == 0) on[i].fd = -1, n = i ? close(1) : shutdown(sock, SHUT_WR);
-            if (!in && n > 0 && (at[i] += n) == end[i]) on[i] = (struct pollfd){i ? sock : 0, POLLIN, 0};
+            if (in && n > 0) len[i] = (size_t)n, on[i] = (struct pollfd){i ? 1 : sock, POLLOUT, 0};
+            else if (in && n == 0) on[i].fd = i ? close(1), -1 : (shutdown(sock, SHUT_WR), -1);
+            else if (n > 0 && (at[i] += n, len[i] -= (size_t)n) == 0) on[i] = (struct pollfd){i ? sock : 0, POLLIN, 0};
         }
 }
 int main(int argc, char **argv) {
@@ -91,11 +86,11 @@ int main(int argc, char **argv) {
     if (!routes || !*routes) routes = getenv("IPC_NETWORK");
     if (argc < 2) FAIL(2, "wanted SERVICE [ROUTES]");
     put("{\"op\":\"lookup\",\"service\":\"", argv[1]), put("\",\"routes\":\"", routes ? routes : ""), put("\"}", "");
-    if (size >= MOST) FAIL(2, "the request is longer than a message may be");
+    if (size > MOST) FAIL(2, "the request is longer than a message may be");
     m.length = htonl((uint32_t)(size - HEAD));
     const int broker = find_broker();
-    if (send(broker, m.text, size, MSG_NOSIGNAL) != (ssize_t)size) FAIL(2, "the broker hung up");
-    const int fd = receive(broker);
+    if (send(broker, m.text, size, MSG_NOSIGNAL) != (ssize_t)size) FAIL(2, "the broker hung up: %s", strerror(errno));
+    const int fd = receive(broker, -1);
     const char *ok = member("\"ok\""), *error = member("\"error\""), *reason = member("\"reason\"");
     if (strncmp(ok, "false", 5) == 0)
         FAIL(1, "refused: %.*s: %.*s", (int)(behind(error) - error), error, (int)(behind(reason) - reason), reason);

@@ -78,9 +78,10 @@ class LocalServices:
         path = os.path.join(self.path, scheme)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            if os.path.islink(path):
-                raise Refused(Refusal.UNREACHABLE, f"{path} is a symbolic link, no scheme daemon's socket")
-            code = sock.connect_ex(path)
+            try:
+                code = self._connect(sock, path, scheme)
+            except Refused as e:
+                raise Refused(Refusal.UNREACHABLE, f"the scheme daemon for {scheme}: {e.reason} ({path})") from None
             if code:
                 why = _SCHEME_FAILURES.get(code, os.strerror(code))
                 raise Refused(Refusal.UNREACHABLE, f"the scheme daemon for {scheme}: {why} ({path})")

@@ -19,6 +19,7 @@ from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
     IHalfCloseableProtocol,
+    IPullProducer,
     IPushProducer,
     IReactorSocket,
     IReactorTime,
@@ -65,6 +66,7 @@ class Half(Protocol):
         self._early = b""
         self._fd = -1
         self._gone = 0
+        self._write_ends = self._write_ended = self._abort_then = False
         self._broken = False
         self._hold: IDelayedCall | None = None
         self.other: Half | None = None
@@ -160,6 +162,9 @@ class Half(Protocol):
 
     def writeConnectionLost(self) -> None:
         """See :class:`twisted.internet.interfaces.IHalfCloseableProtocol`."""
+        self._write_ended = True
+        if self._abort_then:
+            self.abort()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """See :class:`twisted.internet.protocol.Protocol`."""
@@ -207,6 +212,7 @@ class Half(Protocol):
                 self.wire.loseConnection()
             other.wire.loseConnection()
         elif not _is_tls(other.wire):
+            other._write_ends = True
             other.wire.loseWriteConnection()
 
     def _pass_loss(self) -> None:
@@ -216,9 +222,18 @@ class Half(Protocol):
             return
         other.wire.unregisterProducer()
         if self.reset:
-            other.wire.abortConnection()
+            other._abort_when_sent()
         else:
             other.wire.loseConnection()
+
+    def _abort_when_sent(self) -> None:
+        """Abort as soon as everything written before has been sent: aborting at once would drop that."""
+        if self._write_ended:
+            self.abort()
+        elif self._write_ends:
+            self._abort_then = True
+        else:
+            _AbortWhenFlushed(self)
 
     def _ready(self, events: int) -> None:
         """Notice what the reactor does not look for: both sides of a UNIX socket closed, or a reset.
@@ -239,6 +254,28 @@ class Half(Protocol):
         elif other is not None and not other.lost and not other.read_ended:
             other.wire.unregisterProducer()
             other.wire.loseConnection()
+
+
+@implementer(IPullProducer)
+class _AbortWhenFlushed:
+    """Aborts a side as soon as its transport has nothing left to send."""
+
+    def __init__(self, side: Half) -> None:
+        self._side = side
+        self._calls = 0
+        side.wire.registerProducer(self, False)
+        if not side.lost:
+            side.wire.startWriting()
+
+    def resumeProducing(self) -> None:
+        """See :class:`twisted.internet.interfaces.IPullProducer`; the first call comes out of registerProducer."""
+        self._calls += 1
+        if self._calls > 1:
+            self._side.wire.unregisterProducer()
+            self._side.abort()
+
+    def stopProducing(self) -> None:
+        """Do nothing: the side is gone."""
 
 
 def adopt(reactor: IReactorSocket, sock: socket.socket, half: Half) -> None:

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 
+from plumberd import client
 from plumberd.framing import Decoder, Framing, Message, encode
 from tests.process.running import DEADLINE_SECONDS, ROOT, ProcessTestCase, Program
 from tests.tables import each
@@ -31,6 +32,19 @@ class ExamplesTestCase(ProcessTestCase):
         program.wait_for("listening")
         return program
 
+    def brokers(self, service: str) -> tuple[str, str, str]:
+        """Start two; return the near one's directory, the far one's, and the URI that leads there.
+
+        :param service: which one the far broker lets in, or ``any``.
+        """
+        near, far = self.folder() + "/near", self.folder() + "/far"
+        options = ("--tcpd", "tcp:0:interface=127.0.0.1", "--allow", "in", service, "tcp:127.0.0.1")
+        both = self.start_broker("--rundir", far, *options), self.start_broker("--rundir", near)
+        for broker in both:
+            broker.wait_for("export IPC_NETWORKD")
+        port = both[0].wait_for(r"tcpd on 127\.0\.0\.1:(\d+)").group(1)
+        return near, far, f"tcp://127.0.0.1:{port}"
+
     def client(self, name: str, rundir: str, routes: str, *words: str) -> subprocess.CompletedProcess[str]:
         """Run an example client to its end."""
         return subprocess.run(
@@ -53,23 +67,18 @@ class ExamplesTestCase(ProcessTestCase):
 class Pong(ExamplesTestCase):
     @each(("pongd.py",), ("pongd_asyncio.py",), ("pongd_twisted.py",))
     def test_every_client_is_answered_locally_and_over_two_brokers_by(self, service: str) -> None:
-        near, far = self.folder() + "/near", self.folder() + "/far"
-        options = ("--tcpd", "tcp:0:interface=127.0.0.1", "--allow", "in", "pong", "tcp:127.0.0.1")
-        distant, close = self.start_broker("--rundir", far, *options), self.start_broker("--rundir", near)
-        port = distant.wait_for(r"tcpd on 127\.0\.0\.1:(\d+)").group(1)
-        distant.wait_for("export IPC_NETWORKD")
+        near, far, uri = self.brokers("pong")
         self.service(service, far)
-        close.wait_for("export IPC_NETWORKD")
-        for client in CLIENTS:
-            self.check_client(client, far, "")
-            self.check_client(client, near, f"pong tcp://127.0.0.1:{port}/pong")
+        for name in CLIENTS:
+            self.check_client(name, far, "")
+            self.check_client(name, near, f"pong {uri}/pong")
 
-    @each(*((client,) for client in CLIENTS))
-    def test_a_refusal_is_one_line_and_a_failure_in(self, client: str) -> None:
+    @each(*((name,) for name in CLIENTS))
+    def test_a_refusal_is_one_line_and_a_failure_in(self, name: str) -> None:
         rundir = self.folder() + "/r"
         self.broker(rundir, "--deny", "out", "pong", "any")
         for where, said in ((rundir, "denied: "), (rundir + "/nowhere", "no broker answers")):
-            done = self.client(client, where, "", "hello")
+            done = self.client(name, where, "", "hello")
             self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (1, "", 1), done.stderr)
             self.assertIn("pong: ", done.stderr)
             self.assertIn(said, done.stderr)
@@ -86,14 +95,12 @@ class Pong(ExamplesTestCase):
 
 
 class AnyGeneration(ExamplesTestCase):
-    """One service, and clients that speak as each generation's programs do."""
+    """One service for all, and clients that speak as each generation's programs do."""
 
     def talk(self, sock: socket.socket, framing: Framing) -> None:
         sock.settimeout(DEADLINE_SECONDS)
         decoder = Decoder(framing)
-        for text in (b"hello", b"again", b""):
-            if not text and (framing is Framing.RAW):
-                continue  # nothing is no message there
+        for text in (b"hello", b"again", *([b""] if framing.header_bytes else [])):
             sock.sendall(encode(framing, Message(text, 42)))
             got: list[Message] = []
             while not got:
@@ -110,3 +117,13 @@ class AnyGeneration(ExamplesTestCase):
         with socket.socket(socket.AF_UNIX, kind) as sock:
             sock.connect(os.path.join(rundir, "shout-0-0" if word == "libipc-2019" else "shout"))
             self.talk(sock, framing)
+
+    def test_programs_of_each_are_answered_locally_and_over_two_brokers(self) -> None:
+        near, far, uri = self.brokers("any")
+        for framing in Framing:
+            name = framing.value
+            self.service("framing_service.py", name, far, name)
+            # Where the service has packets, its broker cuts the client's stream into them.
+            for rundir, where in ((far, f"unix:///{name}?framing={name}"), (near, f"{uri}/{name}")):
+                with client.connect(name, f"{name} {where}", rundir=rundir) as sock:
+                    self.talk(sock, framing)

@@ -56,9 +56,9 @@ class Endpoint:
         """What rules see: host and port where the string has them in the usual places."""
         words = [w.replace("\\:", ":") for w in _split(self.description)]
         named = dict(w.split("=", 1) for w in words[1:] if "=" in w)
-        plain = [w for w in words[1:] if "=" not in w]
-        host = named.get("host", plain[0] if plain else "")
-        port = named.get("port", plain[1] if len(plain) > 1 else "")
+        plain = iter([w for w in words[1:] if "=" not in w])  # in host=a.example:443 the one left is the port
+        host = named["host"] if "host" in named else next(plain, "")
+        port = named["port"] if "port" in named else next(plain, "")
         try:
             return _destination(self.scheme, parse_host(f"[{host}]" if ":" in host else host), parse_port(port))
         except UriError:
