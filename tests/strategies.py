@@ -12,7 +12,7 @@ from plumberd.pure.modes import WISHES, Mode
 from plumberd.pure.names import SCHEMES, is_reserved
 from plumberd.pure.policy.decide import Policy, Question
 from plumberd.pure.policy.rule import ANY, Destination, Direction, Peer, Rule
-from plumberd.pure.uri import IPAddress, Uri
+from plumberd.pure.uri import FRAMINGS, IPAddress, Uri
 
 NETWORK_SCHEMES = tuple(scheme for scheme in SCHEMES if scheme != "unix")
 
@@ -78,15 +78,20 @@ def uris() -> st.SearchStrategy[Uri]:
     """URIs of every form, credentials of any characters that may be percent-encoded."""
     words = st.text(st.characters(exclude_categories=("Cc", "Cs")), max_size=12)
     users = st.one_of(st.tuples(st.none(), st.none()), st.tuples(words, st.none()), st.tuples(words, words))
+    options = st.sampled_from(FRAMINGS).map(lambda framing: (("framing", framing),)) | st.just(())
     remote = st.builds(
-        lambda scheme, host, port, service, user: Uri(scheme, host, port, service, *user),
+        lambda scheme, host, port, service, user, framing: Uri(
+            scheme, host, port, service, user[0], user[1], framing if scheme == "tcp" else ()
+        ),
         st.sampled_from(NETWORK_SCHEMES),
         st.one_of(names, st.ip_addresses().map(unmapped).map(str)),
         ports,
         st.none() | services,
         users,
+        options,
     )
-    return st.one_of(remote, st.builds(lambda service: Uri("unix", "", 0, service), services))
+    local = st.builds(lambda service, framing: Uri("unix", "", 0, service, options=framing), services, options)
+    return remote | local
 
 
 def _peers(direction: Direction, words: Words) -> st.SearchStrategy[Peer]:

@@ -19,6 +19,7 @@ class Grouped(SynchronousTestCase):
         ("deny", "--deny in * *", ["--deny=in * *"]),
         ("redirect", "--redirect authd nextversion-authd", ["--redirect=authd nextversion-authd"]),
         ("route", "--route web tls:example.com:443", ["--route=web tls:example.com:443"]),
+        ("publish", "--publish pongd tcp:7000", ["--publish=pongd tcp:7000"]),
         (
             "the_documents_first_line",
             "--allow in authd tls:example.com --deny in * * --allow out pong tls:pong.example.com:9000",

@@ -1,4 +1,4 @@
-"""plumberd.pure.dialects.libipc: the generations of 2023, against bytes read off the wire of their own programs."""
+"""plumberd.pure.dialects.libipc: four generations, against bytes read off the wire of their own programs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from plumberd.pure.dialects.base import Decoder, Malformed, Refused, Request, Send
 from plumberd.pure.dialects.libipc import (
     Libipc2023Decoder,
+    LibipcPacketDecoder,
     LibipcZigDecoder,
+    grant_2019,
     grant_2023,
     grant_zig,
+    refuse_2019,
     refuse_2023,
     refuse_zig,
 )
@@ -28,6 +31,9 @@ LOOKUP_2023 = bytes.fromhex("030000002303706f6e673b706f6e67207463703a2f2f3132372
 
 GRANTED_2023 = bytes.fromhex("0200000002006f6b")
 """Broker to client; the descriptor follows by itself with one byte of any value."""
+
+GRANTED_2019 = bytes.fromhex("00")
+"""Broker to client, 2019: one packet, the descriptor attached."""
 
 DATA_2023 = bytes.fromhex("02000000062a68656c6c6f00")
 """Client to service: a data message of user type 42. To the broker it means nothing."""
@@ -87,15 +93,57 @@ class ContractZig(codec_contract.DecoderContract):
         return frame_zig(b"pong;".ljust(size, b"x"))
 
 
+class Packets(SynchronousTestCase):
+    """2019 and 2020: one packet is one message."""
+
+    def test_a_packet_is_one_request_and_nothing_is_ever_pending(self) -> None:
+        decoder = LibipcPacketDecoder(LIMIT)
+        for _ in range(2):
+            self.assertEqual(fed(decoder, LOOKUP_2023), [PONG])
+            self.assertFalse(decoder.pending)
+
+    def test_a_packet_at_the_limit_is_taken_and_one_byte_more_is_malformed(self) -> None:
+        self.assertEqual(len(fed(LibipcPacketDecoder(200), frame_2023(b"pong;".ljust(200, b"x")))), 1)
+        with self.assertRaises(Malformed) as caught:
+            fed(LibipcPacketDecoder(200), frame_2023(b"pong;".ljust(201, b"x")))
+        self.assertEqual(str(caught.exception), "a message of 201 bytes: at most 200 are accepted")
+
+    @each(
+        ("empty", b"", "a packet of 0 bytes"),
+        ("half_a_header", LOOKUP_2023[:5], "a packet of 5 bytes: a lookup begins with a header of 6"),
+        ("cut", LOOKUP_2023[:-1], "34 bytes of payload that announces 35"),
+        ("two_in_one", LOOKUP_2023 * 2, "76 bytes of payload that announces 35"),
+        ("data", DATA_2023, "a message of type 2, user type 42: a lookup has 3 and 3"),
+        ("user_type", frame_2023(b"pong", user=0), "a message of type 3, user type 0"),
+        ("zig", LOOKUP_ZIG, "a message of type 0, user type 111"),
+    )
+    def test_a_packet_that_is_no_whole_lookup_is_malformed(self, _: str, packet: bytes, reason: str) -> None:
+        with self.assertRaises(Malformed) as caught:
+            fed(LibipcPacketDecoder(LIMIT), packet)
+        self.assertIn(reason, str(caught.exception))
+
+    @PROPERTY
+    @given(st.binary(max_size=40) | st.binary(max_size=30).map(frame_2023))
+    def test_garbage_is_malformed_or_refused_or_a_request(self, packet: bytes) -> None:
+        try:
+            found = fed(LibipcPacketDecoder(LIMIT), packet)
+        except Malformed:
+            return
+        self.assertEqual(len(found), 1)
+        self.assertEqual(packet[:1] + packet[5:6], b"\3\3")
+
+
 class Lookups(SynchronousTestCase):
     @each(*TEXTS)
-    def test_both_generations_read_the_same_text(self, _: str, text: bytes, request: Request) -> None:
+    def test_every_generation_reads_the_same_text(self, _: str, text: bytes, request: Request) -> None:
+        self.assertEqual(fed(LibipcPacketDecoder(LIMIT), frame_2023(text)), [request])
         self.assertEqual(fed(Libipc2023Decoder(LIMIT), frame_2023(text)), [request])
         self.assertEqual(fed(LibipcZigDecoder(LIMIT), frame_zig(text)), [request])
 
     @each(*BAD_TEXTS)
-    def test_both_refuse_a_bad_name_and_go_on(self, _: str, text: bytes, word: Refusal) -> None:
+    def test_every_generation_refuses_a_bad_name_and_goes_on(self, _: str, text: bytes, word: Refusal) -> None:
         for got in (
+            fed(LibipcPacketDecoder(LIMIT), frame_2023(text), LOOKUP_2023),
             fed(Libipc2023Decoder(LIMIT), frame_2023(text) + LOOKUP_2023),
             fed(LibipcZigDecoder(LIMIT), frame_zig(text) + LOOKUP_ZIG),
         ):
@@ -134,6 +182,9 @@ class Lookups(SynchronousTestCase):
 
 
 class Grants(SynchronousTestCase):
+    def test_2019_sends_one_byte_with_the_descriptor(self) -> None:
+        self.assertEqual(grant_2019(PONG, "locked", "1: allow out pong any"), (Send(GRANTED_2019, descriptor=True),))
+
     def test_2023_sends_ok_first_and_the_descriptor_with_one_byte_after_that_was_taken(self) -> None:
         ok, byte = grant_2023(PONG, "locked", "1: allow out pong any")
         self.assertEqual(ok, Send(GRANTED_2023, descriptor=False))
@@ -144,6 +195,10 @@ class Grants(SynchronousTestCase):
 
 
 class Refusing(SynchronousTestCase):
+    @each(*((word.value, word) for word in Refusal))
+    def test_2019_is_hung_up_on_without_a_word(self, _: str, word: Refusal) -> None:
+        self.assertEqual(refuse_2019(None, word, "a reason"), b"")
+
     @each(*((word.value, word) for word in Refusal))
     def test_2023_sends_a_message_that_is_no_ok_and_ends_with_a_nul(self, name: str, word: Refusal) -> None:
         data = refuse_2023(None, word, "a reason")

@@ -214,6 +214,11 @@ class Configured(SynchronousTestCase):
             self.assertIn(reason, str(caught.exception))
             self.assertNotIn("hunter2", str(caught.exception))
 
+    def test_a_route_for_every_service_holds_no_password(self) -> None:
+        with self.assertRaises(RouteError) as caught:
+            parse_route("*", "tls://u:hunter2@h/{service}")
+        self.assertEqual(str(caught.exception), "a route for every service cannot hold a password")
+
     def test_the_service_s_place_stands_in_the_route_for_all_only(self) -> None:
         with self.assertRaises(RouteError) as caught:
             parse_route("pong", "tls://h/{service}")
@@ -280,16 +285,24 @@ class Destinations(SynchronousTestCase):
         ("tls:\\:\\:1:443", Destination("tls", None, (ipaddress.ip_address("::1"),), 443)),
         ("tls:host=2001\\:db8\\:\\:7:port=1", Destination("tls", None, (ipaddress.ip_address("2001:db8::7"),), 1)),
         ("tls:\\:\\:ffff\\:192.0.2.7:443", Destination("tls", None, (ipaddress.ip_address("192.0.2.7"),), 443)),
-        ("SSL:a.example:443", Destination("ssl", "a.example", None, 443)),
+        ("TLS:a.example:443", Destination("tls", "a.example", None, 443)),
         ("tls:a.example:https", Destination("tls", None, None, None)),
         ("tls:a.example", Destination("tls", None, None, None)),
-        ("unix:/run/x.sock", Destination("unix", None, None, None)),
-        ("unix:path=/run/x.sock", Destination("unix", None, None, None)),
-        ("systemd:domain=INET", Destination("systemd", None, None, None)),
     )
     def test_rules_see_of_an_endpoint_its_first_word_and_host_and_port_where_they_are_told(
         self, text: str, wanted: Destination
     ) -> None:
+        self.assertEqual(Endpoint(text).destination(), wanted)
+
+    @each(
+        ("unix:/run/x.sock", Destination("unix-endpoint", None, None, None)),
+        ("unix:path=/run/x.sock", Destination("unix-endpoint", None, None, None)),
+        ("systemd:domain=INET", Destination("systemd-endpoint", None, None, None)),
+        ("SSL:a.example:443", Destination("ssl-endpoint", "a.example", None, 443)),
+        ("tls:a.example:443:certificate=/c.pem", Destination("tls-endpoint", "a.example", None, 443)),
+        ("tls:a.example:443:privateKey=/k.pem", Destination("tls-endpoint", "a.example", None, 443)),
+    )
+    def test_an_endpoint_that_does_what_a_client_could_not_is_told_apart(self, text: str, wanted: Destination) -> None:
         self.assertEqual(Endpoint(text).destination(), wanted)
 
     def test_an_endpoint_shows_nothing_but_its_first_word(self) -> None:

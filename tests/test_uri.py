@@ -83,6 +83,11 @@ class Accepted(SynchronousTestCase):
         ("tls://u@p%3Aw:h:1", Uri("tls", "h", 1, None, "u", "p:w")),
         ("tls://u:%20%7e%c2%a0@h:1", Uri("tls", "h", 1, None, "u", " ~\xa0")),
         ("unix:///po%6eg", Uri("unix", "", 0, "pong")),
+        # options
+        ("tcp://h/x?framing=raw", Uri("tcp", "h", 9000, "x", options=(("framing", "raw"),))),
+        ("tcp://h?framing=libipc-zig", Uri("tcp", "h", 9000, options=(("framing", "libipc-zig"),))),
+        ("tcp://h?framing=r%61w", Uri("tcp", "h", 9000, options=(("framing", "raw"),))),
+        ("unix:///x?framing=libipc-2019", Uri("unix", "", 0, "x", options=(("framing", "libipc-2019"),))),
         # user information at its edges
         ("tls://@h:1", Uri("tls", "h", 1, None, "")),
         ("tls://:@h:1", Uri("tls", "h", 1, None, "", "")),
@@ -234,7 +239,14 @@ class Refused(SynchronousTestCase):
         ("tls://h?X=1", "options are written"),
         ("tls://h?=1", "options are written"),
         ("tls://h?verify=no", "an option that tls does not know; known: none"),
-        ("unix:///x?a=b", "an option that unix does not know"),
+        ("unix:///x?a=b", "an option that unix does not know; known: framing"),
+        ("tls://h?framing=raw", "an option that tls does not know; known: none"),
+        ("tcp://h?framing=raw&framing=raw", "an option stands twice"),
+        ("tcp://h?framing=raw&x=1", "an option that tcp does not know"),
+        ("tcp://h?framing=RAW", "framing: wanted one of raw, libipc-2019"),
+        ("tcp://h?framing=", "framing: wanted one of"),
+        ("tcp://h?framing=r%0aw", "percent-encoded control"),
+        ("tcp://h?framing=%zz", "two hexadecimal digits"),
         # local services
         ("unix://", "name of the local service is missing"),
         ("unix:///", "name of the local service is missing"),
@@ -405,6 +417,11 @@ class Parts(SynchronousTestCase):
     def test_ipv6_is_shown_in_brackets(self, host: str, shown: str) -> None:
         self.assertEqual(show_host(host), shown)
 
+    def test_an_option_is_found_by_its_name(self) -> None:
+        uri = parse_uri("tcp://h?framing=raw")
+        self.assertEqual((uri.option("framing"), uri.option("other")), ("raw", None))
+        self.assertIsNone(parse_uri("tcp://h").option("framing"))
+
     @each(
         ("tcp://1.2.3.4", ipaddress.IPv4Address("1.2.3.4")),
         ("tcp://[::1]", ipaddress.IPv6Address("::1")),
@@ -421,6 +438,7 @@ class Parts(SynchronousTestCase):
         ("tls://u@h", "tls://u@h:9001"),
         ("tcp://[::1]/x", "tcp://[::1]:9000/x"),
         ("pong", "unix:///pong"),
+        ("tcp://h/x?framing=raw", "tcp://h:9000/x?framing=raw"),
         ("tls://u%40:secret@h", "tls://u%40:***@h:9001"),
     )
     def test_a_uri_for_people_has_everything_but_the_password(self, text: str, shown: str) -> None:

@@ -77,7 +77,7 @@ static void carry(int sock) { /* copies both ways; the end of one is passed on, 
             if (!in) n = i ? write(1, at[1], len[1]) : send(sock, at[0], len[0], MSG_DONTWAIT | MSG_NOSIGNAL);
             if (n < 0 && errno != EAGAIN && errno != EINTR) FAIL(2, "the connection broke: %s", strerror(errno));
             if (in && n > 0) len[i] = (size_t)n, on[i] = (struct pollfd){i ? 1 : sock, POLLOUT, 0};
-            else if (in && n == 0) on[i].fd = i ? close(1), -1 : (shutdown(sock, SHUT_WR), -1);
+            else if (in && n == 0) on[i].fd = -1, n = i ? close(1) : shutdown(sock, SHUT_WR);
             else if (n > 0 && (at[i] += n, len[i] -= (size_t)n) == 0) on[i] = (struct pollfd){i ? sock : 0, POLLIN, 0};
         }
 }

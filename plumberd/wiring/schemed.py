@@ -227,7 +227,11 @@ class Carriage:
         self.drop()
 
     def _too_slow(self) -> None:
-        self._refuse(Refused(Refusal.TIMEOUT, "the request, the far side or the broker took too long"))
+        if self._answering:  # nothing may stand behind the ok that was not taken
+            self._note(Refusal.TIMEOUT.value, "the broker did not take the answer")
+            self.drop()
+        else:
+            self._refuse(Refused(Refusal.TIMEOUT, "the request or the far side took too long"))
 
     def _leave(self) -> None:
         self._daemon.requests.discard(self)

@@ -7,7 +7,7 @@ import signal
 import socket
 import stat
 
-from tests.process.running import TWIST, ProcessTestCase, Program
+from tests.process.running import TWIST, TWISTD, ProcessTestCase, Program
 
 
 class Starting(ProcessTestCase):
@@ -101,3 +101,23 @@ class Stopping(ProcessTestCase):
         self.assertIn("plumberd", os.listdir(rundir))
         self.broker(rundir)
         self.assertEqual(self.plumb("--rundir", rundir, "status").returncode, 0)
+
+
+class GivingRootUp(ProcessTestCase):
+    def test_after_twistd_s_own_uid_option_it_knows_what_it_may_do(self) -> None:
+        rundir = self.folder() + "/r"
+        broker = self.program(
+            *TWISTD,
+            *("--uid", "65534", "--gid", "65534", "plumberd", "--rundir", rundir),
+            *("--allow", "out", "pong", "unix:pong"),
+            cwd=self.folder(),
+        )
+        broker.wait_for("export IPC_NETWORKD")
+        self.assertIn("cannot lock sockets", broker.output)
+        os.chmod(rundir, 0o1777)
+        self.pongd(rundir)
+        for _ in range(2):
+            done = self.plumb("--rundir", rundir, "connect", "pong", stdin=b"x")
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(b"not-possible", done.stderr)
+        self.assertIsNone(broker.process.poll())

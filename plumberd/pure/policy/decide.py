@@ -126,7 +126,7 @@ def _judge(policy: Policy, question: Question, address: IPAddress | None) -> Ver
 class _Need:
     """An address that a rule has to name."""
 
-    zone: str
+    kind: str
     with_port: bool
 
 
@@ -141,11 +141,11 @@ def _needs_naming(policy: Policy, question: Question, address: IPAddress | None)
         and any(one in policy.own_addresses for one in unwrap(address))
     ):
         if question.confined:
-            return _Need("loopback" if found is Zone.LOOPBACK else "this machine's own", True)
+            return _Need("a loopback" if found is Zone.LOOPBACK else "this machine's own", True)
         return None
     if found is Zone.ORDINARY:
         return None
-    return _Need(found.value, question.confined)
+    return _Need(f"{'an' if found is Zone.UNSPECIFIED else 'a'} {found.value}", question.confined)
 
 
 def _names(rule: Rule, need: _Need) -> bool:
@@ -158,7 +158,7 @@ def _default(policy: Policy, question: Question, need: _Need | None) -> Verdict:
         return Verdict(
             False,
             "default",
-            f"{question.to} is a {need.zone} address: it needs a rule that names it{port}",
+            f"{question.to} is {need.kind} address: it needs a rule that names it{port}",
         )
     if question.direction is Direction.IN:
         allowed = policy.defaults[Direction.IN]
