@@ -32,6 +32,7 @@ PAUSES_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05)
 """A full backlog (EAGAIN) has no event to wait for; the last pause repeats."""
 _LENGTH = struct.Struct(">I")
 _FD = struct.Struct("i")
+_CREDENTIALS = struct.Struct("iII")  # struct ucred, unix(7)
 _SPACE = socket.CMSG_SPACE(_FD.size)
 
 
@@ -189,7 +190,7 @@ class Search:
             path = os.path.join(directory, SOCKET_NAME)
             try:
                 check_directory(directory)
-                return _dial(path)
+                return _checked(_dial(path), directory, path)
             except Error:
                 raise
             except BlockingIOError:
@@ -298,13 +299,32 @@ class Answer:
             os.close(fd)
 
 
+def _checked(broker: socket.socket, directory: str, path: str) -> socket.socket:
+    """Return *broker* if who listens there can be trusted; in a sticky directory a neighbour may have put it up.
+
+    :raises Error: it is neither root, nor ourselves, nor the owner of the directory.
+    """
+    try:
+        _, uid, _ = _CREDENTIALS.unpack(broker.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        owner = os.lstat(directory).st_uid
+        if uid not in (0, os.geteuid(), owner):
+            why = f"{path} is served by uid {uid}, neither root nor you nor the owner of {directory} (uid {owner})"
+            raise Error(errno.EPERM, why)
+    except BaseException:
+        broker.close()
+        raise
+    return broker
+
+
 def check_directory(directory: str) -> None:
     """Refuse a directory in which anybody could have put his own socket.
 
     :raises Error: saying what is wrong with it.
     :raises OSError: there is none.
     """
-    mode = os.stat(directory).st_mode
+    mode = os.lstat(directory).st_mode
+    if stat.S_ISLNK(mode):
+        raise Error(errno.EPERM, f"{directory} is a symbolic link; name the directory itself")
     if mode & 0o022 and not mode & stat.S_ISVTX:
         why = f"{directory}: others can write it and its sticky bit is not set; its sockets can't be trusted"
         raise Error(errno.EPERM, why)

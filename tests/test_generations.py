@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import random
 import socket
@@ -11,13 +10,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from plumberd.effects.pumps import PACKET_BYTES
+from plumberd.wiring.service import PlumberdService
 from tests.running import RunningTestCase
 from tests.support import (
     DEADLINE_SECONDS,
-    dial,
-    dialled,
     in_thread,
-    is_reset,
     libipc_2023_lookup,
     native_lookup,
     read_exactly,
@@ -25,11 +23,6 @@ from tests.support import (
     until,
     zig_lookup,
 )
-
-from plumberd.effects.pumps import PACKET_BYTES
-from plumberd.pure.dialects import DIALECTS
-from plumberd.pure.modes import Mode
-from plumberd.wiring.service import PlumberdService
 
 WITH_2020 = ("native", "libipc-2019", "libipc-2020", "libipc-zig")
 """libipc-2020 in the place of libipc-2023."""

@@ -26,6 +26,7 @@ from plumberd.effects.rundir import RunDirError, check_path
 from plumberd.pure.dialects import DEFAULT, DIALECTS
 from plumberd.pure.limits import LimitError, Limits
 from plumberd.pure.modes import GENERAL_WISHES, Mode
+from plumberd.pure.names import check_service
 from plumberd.pure.places import broker_rundir
 from plumberd.pure.policy.decide import DEFAULTS, Policy
 from plumberd.pure.policy.route import (
@@ -39,7 +40,6 @@ from plumberd.pure.policy.route import (
     parse_route,
 )
 from plumberd.pure.policy.rule import Direction, Rule, RuleError, parse_rule
-from plumberd.pure.names import check_service
 from plumberd.pure.refusals import Refused
 from plumberd.pure.uri import Uri
 from plumberd.wiring.announce import announcement

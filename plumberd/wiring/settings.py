@@ -10,7 +10,6 @@ from plumberd.pure.modes import Mode
 from plumberd.pure.policy.decide import Policy
 from plumberd.pure.policy.route import Routes
 
-
 PARTS = ("broker", "tcpd")
 """What ``--part`` may say."""
 

@@ -35,6 +35,7 @@ class Stage:
 
     def __init__(self, argv: Sequence[str], seconds: float) -> None:
         self.deadline = Deadline(seconds)
+        self.clients: list[Client] = []
         self._argv = argv
         self._stack = contextlib.ExitStack()
         self.folder = tempfile.mkdtemp(prefix="cf")
@@ -57,6 +58,7 @@ class Stage:
             environment = {"IPC_RUNDIR": broker.rundir, "IPC_NETWORKD": ROUTES, **environment}
         client = Client([*self._argv, service], environment, self.deadline)
         self._stack.callback(client.close)
+        self.clients.append(client)
         return client
 
     def service(self) -> tuple[Stream, socket.socket]:
@@ -82,7 +84,7 @@ class Broker:
 
     def __init__(self, rundir: str, deadline: Deadline) -> None:
         self.rundir = rundir
-        self._deadline = deadline
+        self.deadline = deadline
         self._listener = socket.socket(socket.AF_UNIX)
         self._lookups: list[Lookup] = []
         self._listener.bind(os.path.join(rundir, "plumberd"))
@@ -93,14 +95,23 @@ class Broker:
 
         :raises Mismatch: where none comes.
         """
-        poll = select.poll()
-        poll.register(self._listener, select.POLLIN)
-        poll.register(client.pidfd, select.POLLIN)
-        ready = dict(poll.poll(self._deadline.left() * 1000))
-        if self._listener.fileno() not in ready:
-            raise Mismatch("a connection to the broker", client.state() if ready else f"none {within(self._deadline)}")
+        lookup = self.accept_or_end(client)
+        if lookup is None:
+            raise Mismatch("a connection to the broker", client.state())
+        return lookup
+
+    def accept_or_end(self, client: Client) -> Lookup | None:
+        """Return the client's connection, or ``None`` where it ends without one.
+
+        :raises Mismatch: where it does neither.
+        """
+        ready, _, _ = select.select([self._listener, client.pidfd], [], [], self.deadline.left())
+        if not ready:
+            raise Mismatch(f"a connection to the broker {within(self.deadline)}", "none")
+        if self._listener not in ready:
+            return None
         sock, _ = self._listener.accept()
-        lookup = Lookup(sock, self._deadline)
+        lookup = Lookup(sock, self.deadline)
         self._lookups.append(lookup)
         return lookup
 
@@ -232,7 +243,7 @@ class Client:
 
     def state(self) -> str:
         """Return in words what has become of it."""
-        status = self.process.poll()
+        status = self._status(os.WNOHANG)
         state = "a client that runs" if status is None else f"a client that ended with status {status}"
         return f"{state} and said {shown(self.errors[-200:])}" if self.errors else state
 
@@ -243,10 +254,18 @@ class Client:
         """
         streams = (self.stdin, self.stdout)
         carry(streams, lambda: self.stdout.ended, "the end of the client's output", self._deadline)
-        try:
-            return self.process.wait(self._deadline.left())
-        except subprocess.TimeoutExpired:
-            raise Mismatch(f"the client's end {within(self._deadline)}", "it runs") from None
+        select.select([self.pidfd], [], [], self._deadline.left())
+        status = self._status(os.WNOHANG)
+        if status is None:
+            raise Mismatch(f"the client's end {within(self._deadline)}", "it runs")
+        return status
+
+    def _status(self, flags: int) -> int | None:
+        """Return the exit status, negative for a signal. It stays a zombie, so that its group's number stays its own."""
+        result = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT | flags)
+        if result is None:
+            return None
+        return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
 
     def check_succeeds(self) -> None:
         """Check that it ends with status 0.

@@ -12,6 +12,7 @@ import sys
 import threading
 
 from tests.process.running import DEADLINE_SECONDS, ROOT, ProcessTestCase, Program, frame
+from tests.support import native_lookup, read_exactly, take_socket
 from tests.test_generations import (
     CLIENTS,
     SERVICES,
@@ -21,7 +22,6 @@ from tests.test_generations import (
     old_message,
     zig_message,
 )
-from tests.support import native_lookup, read_exactly, take_socket
 
 OURS, THEIRS = "ours", "libipc"
 
