@@ -80,6 +80,7 @@ class ChildTestCase(CleanTestCase):
         # Unlike plumberd's own, a child of a test must find the sources wherever it is started.
         environ = dict(os.environ if options.get("env") is None else options["env"])
         environ["PYTHONPATH"] = SOURCES
+        environ.pop("COVERAGE_PROCESS_CONFIG", None)  # another user could not write down what was measured
         options["env"] = environ
         pipes = {name: options.pop(name, subprocess.PIPE) for name in ("stdin", "stdout", "stderr")}
         child = Child(subprocess.Popen(words, start_new_session=True, bufsize=0, **pipes, **options))
