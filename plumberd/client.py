@@ -273,7 +273,7 @@ class Answer:
             answer = None
         if not isinstance(answer, dict):
             raise Error(errno.EPROTO, "the broker's answer is no JSON object")
-        if not answer.get("ok"):
+        if answer.get("ok") is not True:
             raise Refused(str(answer.get("error")), str(answer.get("reason")))
         fd, self._fd = self._fd, -1
         return answer, fd

@@ -13,7 +13,8 @@ def carry(sock: socket.socket, source: int, sink: int) -> int:
     """Copy *source* to *sock* and *sock* to *sink* until both directions have ended; own *sock*.
 
     The end of *source* becomes the end of that direction alone, and so does the other's. A
-    terminal is not waited for when the far side has closed.
+    terminal is not waited for when the far side has closed. What the far side sent before it
+    refused to take more is delivered.
 
     :returns: the exit status: 0, or 2 where the connection broke.
     """
@@ -29,7 +30,7 @@ def carry(sock: socket.socket, source: int, sink: int) -> int:
                 os.close(sink)
                 if os.isatty(source):
                     return 0
-            if up.broken or down.broken:
+            if down.broken or (up.broken and (down.done or not up.refused)):
                 return 2
             if up.done and down.done:
                 return 0
@@ -55,10 +56,12 @@ class _Direction:
         self.ended = False
         self.done = False
         self.broken = False
+        self.refused = False
+        """Broken because the sink takes no more."""
 
     def copy(self) -> bool:
         """Move what can be moved now; tell whether this direction has ended just now."""
-        if self.done:
+        if self.done or self.broken:
             return False
         try:
             if self.waiting and _can(self.sink, select.POLLOUT):
@@ -71,13 +74,14 @@ class _Direction:
             return False
         except OSError:
             self.broken = True
+            self.refused = bool(self.waiting)
             return False
         self.done = self.ended and not self.waiting
         return self.done
 
     def waits_for(self) -> tuple[int, int]:
         """Return the descriptor and the event that this direction needs to go on; no event if it has ended."""
-        if self.done:
+        if self.done or self.broken:
             return self.sink, 0
         if self.waiting:
             return self.sink, select.POLLOUT

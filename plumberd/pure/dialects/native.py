@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import struct
 from typing import Any
@@ -55,8 +56,16 @@ class NativeDecoder(FrameDecoder):
 
 def grant(request: Request, mode: str, rule: str) -> tuple[Send, ...]:
     """The answer, with the descriptor attached to its first byte."""
+    if request.ident is None:
+        return _grant(mode, rule)
     members: dict[str, Any] = {"ok": True, "fd": True, "mode": mode, "rule": rule}
     return (Send(answer(request.ident, members), descriptor=True),)
+
+
+@functools.lru_cache(maxsize=256)
+def _grant(mode: str, rule: str) -> tuple[Send, ...]:
+    """The same answer again and again: most clients give no ``id``."""
+    return (Send(answer(None, {"ok": True, "fd": True, "mode": mode, "rule": rule}), descriptor=True),)
 
 
 def refuse(ident: str | int | None, word: Refusal, reason: str) -> bytes:
