@@ -62,7 +62,9 @@ def show(folder: str, children: list[subprocess.Popen[str]]) -> int:
 
     print("Machine B has two services that listen on nothing but a UNIX socket, and lets machine A in:")
     port = free_port()
-    broker(far, "--tcpd", str(port), "--allow", "in", "pong", "tcp:127.0.0.1", "--allow", "in", "authd", "tcp:127.0.0.1")
+    broker(
+        far, "--tcpd", str(port), "--allow", "in", "pong", "tcp:127.0.0.1", "--allow", "in", "authd", "tcp:127.0.0.1"
+    )
     for name in ("pong", "authd"):
         start(sys.executable, f"{HERE}/pongd.py", far, name)
         wait_for(f"{far}/{name}", children[-1])
@@ -74,7 +76,10 @@ def show(folder: str, children: list[subprocess.Popen[str]]) -> int:
     routes = f"pong tcp://127.0.0.1:{port}/pong"
     sock, answer = client.lookup("pong", routes, rundir=near)
     say(f'IPC_NETWORKD="{routes}"')
-    say(f"granted, mode {answer['mode']}, by {answer['rule']}; the client holds {sock.getsockname()} → {sock.getpeername()}")
+    say(
+        f"granted, mode {answer['mode']}, by {answer['rule']};",
+        f"the client holds {sock.getsockname()} → {sock.getpeername()}",
+    )
     print(AFTER)
     if not bounce(sock, b"hello from A"):
         return 1

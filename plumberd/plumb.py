@@ -96,7 +96,9 @@ def _env(args: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="plumb", description="Connect to services through the local plumberd.")
-    parser.add_argument("--rundir", metavar="DIR", help="the broker's run directory [default: the first with a live one]")
+    parser.add_argument(
+        "--rundir", metavar="DIR", help="the broker's run directory [default: the first with a live one]"
+    )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     connect = commands.add_parser("connect", help="connect standard input and output to a service")

@@ -71,9 +71,7 @@ class ChildTestCase(CleanTestCase):
 
         :param within: a command that runs it, such as ``unshare -n``.
         """
-        return self.command(
-            [*within, sys.executable, "-c", code, *map(str, args)], pass_fds=pass_fds, env=env
-        )
+        return self.command([*within, sys.executable, "-c", code, *map(str, args)], pass_fds=pass_fds, env=env)
 
     def command(self, words: Sequence[str], **options: Any) -> Child:
         """Start any command, in the sources' folder and with pipes."""

@@ -38,9 +38,7 @@ def _make_effective() -> None:
         raise OSError(ctypes.get_errno(), "capset")
 
 
-def become(
-    uid: int, gid: int | None = None, groups: Sequence[int] = (), *, keep_capabilities: bool = False
-) -> None:
+def become(uid: int, gid: int | None = None, groups: Sequence[int] = (), *, keep_capabilities: bool = False) -> None:
     """Become another user for good, as login(1) would: all ids, and /proc/self one's own again."""
     codecs.lookup("ascii")  # Python's own files may lie where the other user can't read them
     gid = uid if gid is None else gid

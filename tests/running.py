@@ -108,13 +108,15 @@ class RunningTestCase(CleanTestCase):
         assert broker is not None
         assert tcpd is not None
         await until(
-            lambda: not (
-                broker.conversations
-                or broker.lookups.active
-                or broker.lookups.waiting
-                or broker.unread.active
-                or core.relays
-                or tcpd.peers
+            lambda: (
+                not (
+                    broker.conversations
+                    or broker.lookups.active
+                    or broker.lookups.waiting
+                    or broker.unread.active
+                    or core.relays
+                    or tcpd.peers
+                )
             )
         )
 

@@ -52,7 +52,9 @@ class Told(SynchronousTestCase):
         self.told("tcpd on tcp:9000", settings(tcpd=("tcp:9000",)))
 
     def test_where_tcpd_really_listens_once_it_does(self) -> None:
-        lines = announcement(settings(tcpd=("tcp:0",)), addresses=["tcpd on 127.0.0.1:4567", "publishes pong on 127.0.0.1:7000"])
+        lines = announcement(
+            settings(tcpd=("tcp:0",)), addresses=["tcpd on 127.0.0.1:4567", "publishes pong on 127.0.0.1:7000"]
+        )
         self.assertIn("tcpd on 127.0.0.1:4567", lines)
         self.assertIn("publishes pong on 127.0.0.1:7000", lines)
         self.assertNotIn("tcpd on tcp:0", lines)
@@ -130,8 +132,14 @@ class Doubts(SynchronousTestCase):
         ("a narrow rule behind a wide one of another service", ("deny out a any", "allow out b any")),
         ("a wide rule behind a narrow one", ("allow out a tcp:h.example", "deny out a any")),
         ("the same in the other direction", ("deny out any tcp:any", "deny out any any")),
-        ("an allow that names an address behind an allow of any peer", ("allow out any any", "allow out a tcp:127.0.0.1:5")),
-        ("a deny that names an address behind an allow of any peer", ("allow out any any", "deny out a tcp:169.254.1.1")),
+        (
+            "an allow that names an address behind an allow of any peer",
+            ("allow out any any", "allow out a tcp:127.0.0.1:5"),
+        ),
+        (
+            "a deny that names an address behind an allow of any peer",
+            ("allow out any any", "deny out a tcp:169.254.1.1"),
+        ),
     )
     def test_there_is_none(self, _: str, rules: tuple[str, ...]) -> None:
         self.assertEqual(warnings(*rules), [])

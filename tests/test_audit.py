@@ -15,7 +15,9 @@ class AsText(unittest.SynchronousTestCase):
     """The text of an outcome, as it stands in the log."""
 
     def test_granted(self) -> None:
-        outcome = Outcome("granted", "out", "pong", "tcp://h:9000/pong", "uid=1 pid=3", "1: allow out any any", "locked", 0.0123)
+        outcome = Outcome(
+            "granted", "out", "pong", "tcp://h:9000/pong", "uid=1 pid=3", "1: allow out any any", "locked", 0.0123
+        )
         self.assertEqual(
             str(outcome),
             "granted out pong tcp://h:9000/pong mode=locked rule=[1: allow out any any] who=[uid=1 pid=3] 12.3 ms",

@@ -161,9 +161,7 @@ class TwoBrokers(RunningTestCase):
     async def test_bytes_behind_the_far_sides_ok_are_the_clients(self) -> None:
         near = self.run_broker()
         port = self.serve_tcp(lambda sock: (sock.recv(64), sock.sendall(b"okearly"), sock.recv(1)))
-        answer, sock = await in_thread(
-            native_lookup, near.settings.rundir, "pong", f"pong tcp://127.0.0.1:{port}/pong"
-        )
+        answer, sock = await in_thread(native_lookup, near.settings.rundir, "pong", f"pong tcp://127.0.0.1:{port}/pong")
         assert sock is not None
         self.assertEqual(answer["mode"], "locked")
         self.assertEqual(await in_thread(read_exactly, self.owned(sock), 5), b"early")
@@ -271,9 +269,7 @@ class Refusals(RunningTestCase):
     async def test_a_far_side_that_says_nothing(self) -> None:
         port = self.serve_tcp(lambda sock: read_all(sock))
         service = self.run_broker(limits=Limits(connect_seconds=0.2))
-        answer, _ = await in_thread(
-            native_lookup, service.settings.rundir, "x", f"x tcp://127.0.0.1:{port}/x"
-        )
+        answer, _ = await in_thread(native_lookup, service.settings.rundir, "x", f"x tcp://127.0.0.1:{port}/x")
         self.assertEqual((answer["ok"], answer["error"]), (False, "timeout"))
         await self.wait_until_idle(service)
 
@@ -283,7 +279,9 @@ class Refusals(RunningTestCase):
 
         def as_other_uid() -> bytes:
             return _in_child_of_uid(
-                12345, service.settings.rundir, native_frame({"op": "lookup", "service": "x", "routes": f"x tcp://127.0.0.1:{port}"})
+                12345,
+                service.settings.rundir,
+                native_frame({"op": "lookup", "service": "x", "routes": f"x tcp://127.0.0.1:{port}"}),
             )
 
         os.chmod(service.settings.rundir, 0o1777)
@@ -323,7 +321,9 @@ class BadClients(RunningTestCase):
 
     async def test_messages_that_are_too_long_get_their_refusal(self) -> None:
         service, rundir, _ = self.start()
-        self.assertIn(b"bad-request: a message of 65537 bytes", await self.tell(rundir, "ipc", struct.pack(">I", 65537)))
+        self.assertIn(
+            b"bad-request: a message of 65537 bytes", await self.tell(rundir, "ipc", struct.pack(">I", 65537))
+        )
         self.assertIn(b"bad-request", await self.tell(rundir, "network", struct.pack(">BIB", 3, 2**32 - 1, 3)))
         self.assertIn(b"bad-request", await self.tell(rundir, "plumberd", b"GET / HTTP/1.1\r\n\r\n"))
         self.assertEqual([o.verdict for o in self.outcomes], ["bad-request"] * 3)
@@ -534,4 +534,6 @@ def _in_child_of_uid(uid: int, rundir: str, data: bytes) -> bytes:
         f"s.sendall({data!r})\n"
         "sys.stdout.buffer.write(s.recv(65536))\n"
     )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=DEADLINE_SECONDS, check=True).stdout
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, timeout=DEADLINE_SECONDS, check=True
+    ).stdout

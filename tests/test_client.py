@@ -225,9 +225,7 @@ class NotGranted(ClientTestCase):
 
     async def test_an_answer_at_the_limit_is_read(self) -> None:
         reason = "r" * (client.ANSWER_BYTES - len(frame({"ok": False, "error": "busy", "reason": ""})) + 4)
-        error = await self.fails(
-            client.Refused, client.connect, "pong", rundir=self.broker(refuse("busy", reason))
-        )
+        error = await self.fails(client.Refused, client.connect, "pong", rundir=self.broker(refuse("busy", reason)))
         self.assertEqual(error.reason, reason)
 
     async def test_a_web_server(self) -> None:
@@ -464,5 +462,3 @@ class Quick(ClientTestCase):
 def wait(sock: socket.socket) -> None:
     """Wait until the client has gone."""
     sock.recv(1)
-
-

@@ -256,9 +256,7 @@ def tell(core):
             self.MAKE + "core = make_core(reactor, Settings('/r', service_uids=frozenset((7,))))\n"
             "tell(core); become(NOBODY); core.know_yourself(); tell(core); core.close()"
         )
-        self.assertEqual(
-            out.splitlines(), ["True True 0 True [0, 7]", "False False 65534 False [0, 7, 65534]"]
-        )
+        self.assertEqual(out.splitlines(), ["True True 0 True [0, 7]", "False False 65534 False [0, 7, 65534]"])
 
     async def test_who_is_not_root_drops_what_would_open_every_socket(self) -> None:
         out = await self.run_child(
@@ -277,5 +275,3 @@ def tell(core):
             "print(kernel.effective_capabilities() == before); core.close()"
         )
         self.assertEqual(out, "True\n")
-
-

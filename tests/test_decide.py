@@ -141,9 +141,7 @@ class First(SynchronousTestCase):
         verdict = decide(Policy((first, second)), ask("tcp://example.com:80"))
         self.assertEqual(
             verdict,
-            Verdict(
-                True, "2: allow  out pong * handover=relayed", "rule 2 (plumberd.toml:7) allows it", Mode.RELAYED
-            ),
+            Verdict(True, "2: allow  out pong * handover=relayed", "rule 2 (plumberd.toml:7) allows it", Mode.RELAYED),
         )
 
     def test_a_lookup_that_names_no_service_matches_rules_for_any_alone(self) -> None:
@@ -300,9 +298,7 @@ class AddressesThatNeedARule(SynchronousTestCase):
 
     def test_a_rule_that_does_not_open_it_leaves_it_to_a_later_one_that_does(self) -> None:
         question = ask("tcp://a.example:80", "169.254.3.4")
-        self.assertEqual(
-            decide(policy("allow out any any", "allow out any tcp:169.254.3.4"), question).rule[0], "2"
-        )
+        self.assertEqual(decide(policy("allow out any any", "allow out any tcp:169.254.3.4"), question).rule[0], "2")
         self.assertIs(
             decide(policy("allow out any any", "deny out any any", "allow out any tcp:169.254.3.4"), question).granted,
             False,

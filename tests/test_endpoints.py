@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import socket
 import stat
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar, cast
+from unittest import mock
 
 from twisted.internet import defer, endpoints, error
-from twisted.internet.address import UNIXAddress
-from twisted.internet.interfaces import IAddress, IProtocolFactory
+from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.interfaces import IAddress, IFileDescriptorReceiver, IProtocolFactory
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure as TwistedFailure
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from plumberd.endpoints import (
     IpcClientEndpoint,
@@ -22,20 +27,13 @@ from plumberd.endpoints import (
     LookupFailed,
     LookupRefused,
     ServiceAddress,
-    ServicePort,
 )
 from tests import lookup_contract
+from tests.children import ChildTestCase
 from tests.lookup_contract import HELLO, Attempt, Failure
 from tests.running import RunningTestCase
-from tests.support import (
-    dial,
-    dialled,
-    in_thread,
-    read_all,
-    read_exactly,
-    real_reactor,
-    until,
-)
+from tests.support import dial, dialled, in_thread, read_all, read_exactly, real_reactor, until
+from tests.tables import each
 
 client_from_string: Callable[[Any, str], Any] = endpoints.clientFromString
 server_from_string: Callable[[Any, str], Any] = endpoints.serverFromString
@@ -68,9 +66,18 @@ class Talk(Protocol):
 class Echo(Protocol):
     """Sends everything back."""
 
+    alive: ClassVar[set[Protocol]] = set()
+    """Those whose connection is not over."""
+
+    def connectionMade(self) -> None:
+        self.alive.add(self)
+
     def dataReceived(self, data: bytes) -> None:
         wire: Any = self.transport
         wire.write(data)
+
+    def connectionLost(self, reason: TwistedFailure = connectionDone) -> None:
+        self.alive.remove(self)
 
 
 def explained(failure: TwistedFailure) -> Failure | None:
@@ -84,7 +91,7 @@ def explained(failure: TwistedFailure) -> Failure | None:
         return Failure("late", found.args[0])
     if isinstance(found, LookupFailed):
         return Failure("nobody" if found.osError == errno.ENOENT else "error", found.args[0])
-    raise found
+    return Failure("bug", repr(found))
 
 
 def client_string(service: str, **arguments: object) -> str:
@@ -123,7 +130,9 @@ class Failures(RunningTestCase):
         self.assertEqual(str(refused), f"The broker refused: unknown-service: {refused.reason}.")
 
     async def test_without_a_broker_it_is_a_connect_error_that_says_where_it_has_looked(self) -> None:
-        failed = await self.assertFailure(self.connect(Factory.forProtocol(Talk), rundir="/nonexistent"), error.ConnectError)
+        failed = await self.assertFailure(
+            self.connect(Factory.forProtocol(Talk), rundir="/nonexistent"), error.ConnectError
+        )
         self.assertEqual(failed.osError, errno.ENOENT)
         self.assertIn("looked at /nonexistent/plumberd (No such file or directory)", str(failed))
 
@@ -139,12 +148,17 @@ class Failures(RunningTestCase):
 
     async def check_closed_without_a_protocol(self, factory: Any, wanted: type[Exception]) -> None:
         broker = self.run_broker()
-        rest: list[bytes] = []
-        self.serve(broker.settings.rundir, "pong", lambda sock: rest.append(read_all(sock)))
-        routes = f"pong tcp://127.0.0.1:{self.serve_tcp(lambda sock: rest.append(read_all(sock)))}"
-        for given in ("", routes):  # the two kinds of transports
+        ended: list[bytes] = []
+
+        def answer(sock: socket.socket) -> None:
+            with contextlib.suppress(ConnectionResetError):  # an abort is one, over TCP
+                self.assertEqual(read_all(sock), b"")
+            ended.append(b"")
+
+        self.serve(broker.settings.rundir, "pong", answer)
+        for given in ("", f"pong tcp://127.0.0.1:{self.serve_tcp(answer)}"):  # the two kinds of transports
             await self.assertFailure(self.connect(factory, given, rundir=broker.settings.rundir), wanted)
-        await until(lambda: rest == [b"", b""])
+        await until(lambda: len(ended) == 2)
 
     async def test_a_factory_that_builds_nothing(self) -> None:
         class Nothing(Factory):
@@ -191,13 +205,13 @@ class Connections(RunningTestCase):
         broker = self.run_broker()
         self.serve(broker.settings.rundir, "pong")
         port = self.serve_tcp()
-        talks = [await self.connect(broker.settings.rundir, Talk, r) for r in ("", f"pong tcp://127.0.0.1:{port}")]
-        local, remote = talks
-        self.assertEqual(local.wire.getPeer(), UNIXAddress(f"{broker.settings.rundir}/pong"))
-        self.assertEqual((remote.wire.getPeer().host, remote.wire.getPeer().port), ("127.0.0.1", port))
-        for talk in talks:
+        peers = []
+        for routes in ("", f"pong tcp://127.0.0.1:{port}"):
+            talk = await self.connect(broker.settings.rundir, Talk, routes)
+            peers.append(talk.wire.getPeer())
             self.assertTrue(fcntl.fcntl(talk.wire.fileno(), fcntl.F_GETFD) & fcntl.FD_CLOEXEC)
             self.assertEqual(await talk.done, HELLO)
+        self.assertEqual(peers, [UNIXAddress(f"{broker.settings.rundir}/pong"), IPv4Address("TCP", "127.0.0.1", port)])
 
     async def test_the_lookup_s_own_connection_is_closed_when_the_protocol_is_there(self) -> None:
         broker = self.run_broker()
@@ -220,6 +234,10 @@ class Connections(RunningTestCase):
 
 class Servers(RunningTestCase):
     """The string, through Twisted's own plugins, in a run directory with a broker or without one."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.addCleanup(lambda: defer.ensureDeferred(until(lambda: not Echo.alive)))
 
     async def listen(self, rundir: str, protocol: Any = Echo, service: str = "pong") -> Any:
         text = f"ipc:{service}:rundir={quote(rundir)}"
@@ -250,27 +268,20 @@ class Servers(RunningTestCase):
 
     async def test_it_is_the_run_directory_of_the_environment_by_default(self) -> None:
         rundir = self.folder()
-        self.patch(os, "environ", {**os.environ, "IPC_RUNDIR": rundir})
-        port = await server_from_string(real_reactor, "ipc:pong").listen(Factory.forProtocol(Echo))
+        with mock.patch.dict(os.environ, {"IPC_RUNDIR": rundir}):
+            port = await server_from_string(real_reactor, "ipc:pong").listen(Factory.forProtocol(Echo))
         self.addCleanup(port.stopListening)
         self.assertEqual(await in_thread(self.echoed, rundir), HELLO)
 
     async def test_stopping_removes_everything_and_what_was_accepted_goes_on(self) -> None:
         rundir = self.folder()
-        ended: list[int] = []
-
-        class Counted(Echo):
-            def connectionLost(self, reason: TwistedFailure = connectionDone) -> None:
-                ended.append(1)
-
-        port = await self.listen(rundir, Counted)
+        port = await self.listen(rundir)
         with dial(rundir, "pong") as sock:
             for _ in range(2):
                 sock.sendall(HELLO)
                 self.assertEqual(await in_thread(read_exactly, sock, 5), HELLO)
                 await port.stopListening()  # the second time there is nothing more to do
                 self.assertEqual(os.listdir(rundir), [])
-        await until(lambda: ended)
 
     async def test_stopping_leaves_what_is_not_its_own_any_more(self) -> None:
         rundir = self.folder()
@@ -304,28 +315,47 @@ class Servers(RunningTestCase):
 
     async def test_what_stands_in_the_way_is_told_and_nothing_is_left(self) -> None:
         rundir, open_to_all = self.folder(), self.folder()
+        long = f"{self.folder()}/{'x' * 50}"
+        os.mkdir(long)
         os.chmod(open_to_all, 0o777)
         with open(f"{rundir}/file", "w", encoding="ascii"):
             pass
         for where, service, said in (
             (rundir, "file", "is no socket"),
-            (rundir, "x" * 64 + "/" * 0, "at most 107 bytes") if len(rundir) > 42 else (rundir, "file", "left alone"),
             (rundir + "/nowhere", "pong", "No such file or directory"),
             (open_to_all, "pong", "its sticky bit is not set"),
+            (long, "x" * 64, "at most 107 bytes"),
         ):
             refused = await self.assertFailure(
                 defer.ensureDeferred(self.listen(where, service=service)), error.CannotListenError
             )
             self.assertIn(said, str(refused))
-        self.assertEqual((os.listdir(rundir), os.listdir(open_to_all)), (["file"], []))
+        self.assertEqual([os.listdir(where) for where in (rundir, open_to_all, long)], [["file"], [], []])
 
-    async def test_a_descriptor_can_be_sent_to_it_and_credentials_are_not_asked_for(self) -> None:
+    async def test_without_a_descriptor_left_nothing_is_left_behind(self) -> None:
         rundir = self.folder()
-        port = await self.listen(rundir)
-        self.assertIsInstance(port, ServicePort)
+        with mock.patch("plumberd.endpoints.Poll", side_effect=OSError(errno.EMFILE, "Too many open files")):
+            refused = await self.assertFailure(defer.ensureDeferred(self.listen(rundir)), error.CannotListenError)
+        self.assertIn("Too many open files", str(refused))
+        self.assertEqual(os.listdir(rundir), [])
+
+    async def test_descriptors_can_be_sent_to_it_and_nobody_asks_for_credentials(self) -> None:
+        fds: list[int] = []
+
+        @implementer(IFileDescriptorReceiver)
+        class Taking(Echo):
+            def fileDescriptorReceived(self, descriptor: int) -> None:
+                fds.append(descriptor)
+                os.close(descriptor)
+
+        rundir = self.folder()
+        await self.listen(rundir, Taking)
         with dialled(rundir, "pong") as sock, open(os.devnull, "rb") as file:
             socket.send_fds(sock, [HELLO], [file.fileno()])
             self.assertEqual(await in_thread(read_exactly, sock, 5), HELLO)
+            self.assertEqual(len(fds), 1)
+            (wire,) = (cast(Any, protocol.transport) for protocol in Echo.alive)
+            self.assertFalse(wire.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED))
 
     async def test_a_factory_that_builds_nothing_or_fails_closes_that_connection_alone(self) -> None:
         rundir = self.folder()
@@ -359,10 +389,61 @@ class Servers(RunningTestCase):
                 told.append("stop")
 
         rundir = self.folder()
-        port = await IpcServerEndpoint(real_reactor, "pong", rundir).listen(Told())
+        port: Any = await IpcServerEndpoint(real_reactor, "pong", rundir).listen(Told())
         self.assertEqual(told, ["start"])
         await self.assertFailure(
             IpcServerEndpoint(real_reactor, "pong", rundir).listen(Told()), error.CannotListenError
         )
         await port.stopListening()
         self.assertEqual(told, ["start", "stop"])
+
+
+class Strings(SynchronousTestCase):
+    """Parsing needs no reactor, and opens nothing."""
+
+    @each(
+        ("ipc:pong",),
+        (r"ipc:pong:routes=pong tcp\://h\:1/pong:rundir=/run/ipc:timeout=2.5",),
+        ("ipc:service=pong",),
+        ("IPC:pong",),
+    )
+    def test_a_client_s(self, text: str) -> None:
+        self.assertIsInstance(client_from_string(Clock(), text), IpcClientEndpoint)
+
+    @each(("ipc:pong",), ("ipc:pong:rundir=/run/ipc",), ("ipc:service=pong",))
+    def test_a_server_s(self, text: str) -> None:
+        self.assertIsInstance(server_from_string(Clock(), text), IpcServerEndpoint)
+
+    @each(
+        ("ipc:pong:timeout=soon", ValueError, "timeout='soon': wanted a number of seconds above 0"),
+        ("ipc:pong:timeout=0", ValueError, "timeout='0': wanted"),
+        ("ipc:pong:timeout=-1", ValueError, "timeout='-1': wanted"),
+        ("ipc:pong:timeout=nan", ValueError, "timeout='nan': wanted"),
+        ("ipc:pong:timeout=inf", ValueError, "timeout='inf': wanted"),
+        ("ipc", TypeError, "service"),
+        ("ipc:pong:9000", TypeError, "positional"),
+        ("ipc:pong:port=9000", TypeError, "port"),
+    )
+    def test_what_is_no_client_s(self, text: str, wanted: type[Exception], said: str) -> None:
+        with self.assertRaises(wanted) as caught:
+            client_from_string(Clock(), text)
+        self.assertIn(said, str(caught.exception))
+
+    @each(
+        ("ipc:../pong", ValueError, "'../pong' is no name of a service"),
+        ("ipc:plumberd", ValueError, "'plumberd' is reserved"),
+        ("ipc:tcp", ValueError, "'tcp' is reserved"),
+        ("ipc:", ValueError, "'' is no name of a service"),
+        ("ipc", TypeError, "service"),
+        ("ipc:pong:routes=x", TypeError, "routes"),
+    )
+    def test_what_is_no_server_s(self, text: str, wanted: type[Exception], said: str) -> None:
+        with self.assertRaises(wanted) as caught:
+            server_from_string(Clock(), text)
+        self.assertIn(said, str(caught.exception))
+
+
+class Plugin(ChildTestCase):
+    async def test_it_is_loaded_before_a_reactor_is_chosen(self) -> None:
+        code = "import sys, twisted.plugins.plumberd_plugin; print('twisted.internet.reactor' in sys.modules)"
+        self.assertEqual(await self.run_child(code), "False\n")

@@ -10,8 +10,7 @@ from plumberd.effects.interfaces import own_addresses
 from tests.children import ChildTestCase, needs_root
 
 PRINT = (
-    "from plumberd.effects.interfaces import own_addresses;"
-    "print(*sorted(map(str, own_addresses())), sep='\\n', end='')"
+    "from plumberd.effects.interfaces import own_addresses;print(*sorted(map(str, own_addresses())), sep='\\n', end='')"
 )
 
 
@@ -40,7 +39,7 @@ class OwnAddresses(ChildTestCase):
 
     @needs_root
     async def test_they_are_those_of_this_very_network_namespace(self) -> None:
-        script = "ip link set lo up; ip addr add 192.0.2.7/32 dev lo; ip addr add 2001:db8::7/128 dev lo; exec \"$@\""
+        script = 'ip link set lo up; ip addr add 192.0.2.7/32 dev lo; ip addr add 2001:db8::7/128 dev lo; exec "$@"'
         out = await self.run_child(PRINT, within=("unshare", "-n", "sh", "-c", script, "-"))
         self.assertEqual(out.split(), ["127.0.0.1", "192.0.2.7", "2001:db8::7", "::1"])
 

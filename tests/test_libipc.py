@@ -50,7 +50,11 @@ TEXTS = (
     ("without_a_semicolon", b"pong", Request("lookup", "pong")),
     ("without_pairs", b"pong;", Request("lookup", "pong")),
     ("with_the_nul_of_a_c_string", b"pong\0", Request("lookup", "pong")),
-    ("of_another", b"pong;audio tls://a.example/audio", Request("lookup", "pong", Pairs(b"audio tls://a.example/audio"))),
+    (
+        "of_another",
+        b"pong;audio tls://a.example/audio",
+        Request("lookup", "pong", Pairs(b"audio tls://a.example/audio")),
+    ),
 )
 BAD_TEXTS = (
     ("empty", b"", Refusal.BAD_REQUEST),
@@ -114,6 +118,7 @@ class Packets(SynchronousTestCase):
         ("cut", LOOKUP_2023[:-1], "34 bytes of payload that announces 35"),
         ("two_in_one", LOOKUP_2023 * 2, "76 bytes of payload that announces 35"),
         ("data", DATA_2023, "a message of type 2, user type 42: a lookup has 3 and 3"),
+        ("type", frame_2023(b"pong", kind=2), "a message of type 2, user type 3"),
         ("user_type", frame_2023(b"pong", user=0), "a message of type 3, user type 0"),
         ("zig", LOOKUP_ZIG, "a message of type 0, user type 111"),
     )

@@ -55,7 +55,7 @@ class Places(RunningTestCase):
             sock.sendall(struct.pack(">I", len(text)) + text)
             socks.append(sock)
         await until(lambda: broker.lookups.waiting == 19)
-        threading.Thread(target=lambda: [sock.close() for sock in socks]).start()
+        threading.Thread(target=_close_all, args=(socks,)).start()
         await self.wait_until_idle(service)
         self.assertEqual(broker.lookups.active, 0)
 
@@ -69,11 +69,11 @@ class Places(RunningTestCase):
         def fail(*args: Any) -> Any:
             raise RuntimeError("on purpose")
 
-        core.decide = fail  # type: ignore[method-assign]
+        self.patch(core, "decide", fail)
         answer, _ = await in_thread(native_lookup, service.settings.rundir, "pong")
         self.assertEqual(answer["error"], "unreachable")
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
-        core.decide = decide  # type: ignore[method-assign]
+        self.patch(core, "decide", decide)
         answer, sock = await in_thread(native_lookup, service.settings.rundir, "pong")
         self.assertTrue(answer["ok"], answer)
         assert sock is not None
@@ -242,6 +242,11 @@ class Local(RunningTestCase):
         secret.setblocking(False)
         with self.assertRaises(BlockingIOError):
             secret.accept()
+
+
+def _close_all(socks: list[socket.socket]) -> None:
+    for sock in socks:
+        sock.close()
 
 
 def _make_certificate(path: str) -> None:

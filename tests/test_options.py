@@ -168,7 +168,9 @@ class Defaults(OptionsTestCase):
 
 class Targets(OptionsTestCase):
     def test_a_redirect_to_a_name(self) -> None:
-        self.assertEqual(self.parse("--redirect authd nextversion-authd").routes.redirects, {"authd": "nextversion-authd"})
+        self.assertEqual(
+            self.parse("--redirect authd nextversion-authd").routes.redirects, {"authd": "nextversion-authd"}
+        )
 
     def test_a_route_and_the_route_of_all_others(self) -> None:
         routes = self.parse("--route a tcp://h.example/b --route '*' 'tls://gw.example/{service}'").routes.routes
@@ -209,7 +211,10 @@ class Targets(OptionsTestCase):
         ("--route a 'tcp://h.example/{service}'", ("--route", "stands only in the route *")),
         ("--route a tcp://h --route a tcp://i", ("--route", "'a': wanted each service once")),
         ("--route a tls://user:secret@h.example/a", ("--route", "a: a password on the command line shows in ps")),
-        ("--route '*' 'tls://user:secret@h.example/{service}'", ("--route", "*: a route for every service cannot hold a password")),
+        (
+            "--route '*' 'tls://user:secret@h.example/{service}'",
+            ("--route", "*: a route for every service cannot hold a password"),
+        ),
         ("--redirect a tls://user@secret:h.example:9000/a", ("--redirect", "a password on the command line")),
         ("--route a tcp://user@h.example", ("--route", "not sent over plain tcp")),
     )

@@ -57,7 +57,12 @@ class Found(SynchronousTestCase):
         ("redirect_then_route", b"", Routes({"pong": "next"}, {"next": Uri("tls", "r", 1)}), "tls://r:1"),
         ("redirect_then_route_for_all", b"", Routes({"pong": "next"}, {"*": "tls://{service}/x"}), "tls://next:9001/x"),
         ("redirect_of_another", b"", Routes({"audio": "next"}), "unix:///pong"),
-        ("redirect_to_its_own_local_one", b"pong tcp://a:1", Routes({"pong": Uri("unix", "", 0, "pong")}), "unix:///pong"),
+        (
+            "redirect_to_its_own_local_one",
+            b"pong tcp://a:1",
+            Routes({"pong": Uri("unix", "", 0, "pong")}),
+            "unix:///pong",
+        ),
     )
     def test_the_first_that_says_something_decides(self, _: str, pairs: bytes, routes: Routes, wanted: str) -> None:
         self.assertEqual(find_way("pong", Pairs(pairs), routes).target, parse_uri(wanted))

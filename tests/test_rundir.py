@@ -263,7 +263,6 @@ class Bound(BindTestCase):
             socket.send_fds(client, [b"x"], [0])
 
 
-
 class Modes(BindTestCase):
     """One method a umask."""
 

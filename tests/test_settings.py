@@ -51,7 +51,9 @@ class Parts(SynchronousTestCase):
 
     def check(self, parts: tuple[str, ...], broker: bool, tcp_socket: bool, asks: bool) -> None:
         made = Settings("/run/ipc", parts=frozenset(parts))
-        self.assertEqual((made.runs_broker, made.serves_tcp_socket, made.asks_scheme_daemon), (broker, tcp_socket, asks))
+        self.assertEqual(
+            (made.runs_broker, made.serves_tcp_socket, made.asks_scheme_daemon), (broker, tcp_socket, asks)
+        )
 
     def test_without_a_choice_all_run_together_and_nobody_asks(self) -> None:
         self.check((), True, False, False)

@@ -52,9 +52,7 @@ class StatusTestCase(CleanTestCase):
 class Client(StatusTestCase):
     def test_it_is_told_who_it_is(self) -> None:
         told = about_client(self.core(), ALICE, 3)
-        self.assertEqual(
-            told["you"], {"uid": 1000, "gid": 1001, "pid": 77, "confined": False, "connections": 3}
-        )
+        self.assertEqual(told["you"], {"uid": 1000, "gid": 1001, "pid": 77, "confined": False, "connections": 3})
 
     def test_it_is_told_that_it_is_confined(self) -> None:
         told = about_client(self.core(), LocalWho(1, 1, (), 1, confined="in a cage"), 1)
@@ -83,9 +81,7 @@ class Everything(StatusTestCase):
 
     def test_rules_in_their_order_and_the_defaults(self) -> None:
         rules = ("deny in a tcp://192.0.2.1", "allow out * *")
-        told = self.everything(
-            policy=Policy(tuple(map(parse_rule, rules)), {Direction.IN: True, Direction.OUT: False})
-        )
+        told = self.everything(policy=Policy(tuple(map(parse_rule, rules)), {Direction.IN: True, Direction.OUT: False}))
         self.assertEqual(told["rules"], ["deny in a tcp:192.0.2.1", "allow out any any"])
         self.assertEqual(told["defaults"], {"in": "allow", "out": "deny"})
 

@@ -12,42 +12,43 @@
 #include <sys/un.h>
 #include <unistd.h>
 #define FAIL(status, ...) exit((fprintf(stderr, "plumb_connect: " __VA_ARGS__), fputc('\n', stderr), status))
-enum { HEAD = 4, MOST = 65536 };                                  /* bytes of a length, and of the JSON behind it */
-static union { uint32_t length; char text[HEAD + MOST + 64]; } m; /* the request; then the answer and a NUL byte */
-static size_t size = HEAD;                                        /* bytes of the message in it */
-
+enum { HEAD = 4, MOST = 65536, SEND = MSG_DONTWAIT | MSG_NOSIGNAL }; /* bytes of a length, and of the JSON behind it */
+static union { uint32_t length; char text[HEAD + MOST + 64]; } m;    /* the request; then the answer and a NUL byte */
+static size_t size = HEAD;                                           /* bytes of the message in it */
 static int find_broker(void) { /* returns a connection to the first live one */
     const char *dirs[] = {getenv("IPC_RUNDIR"), getenv("RUNDIR"), getenv("XDG_RUNTIME_DIR"), "/run"};
     for (int i = 0; i < 4; i++) {
         struct sockaddr_un at = {.sun_family = AF_UNIX};
         struct stat is;
+        struct ucred who;
         if (!dirs[i] || !*dirs[i] || strlen(dirs[i]) > sizeof at.sun_path - sizeof "/ipc/plumberd") continue;
-        if (stat(strcat(strcpy(at.sun_path, dirs[i]), i < 2 ? "" : "/ipc"), &is) < 0) continue;
-        if (is.st_mode & 022 && !(is.st_mode & S_ISVTX)) FAIL(2, "%s: others can put sockets there", at.sun_path);
+        if (lstat(strcat(strcpy(at.sun_path, dirs[i]), i < 2 ? "" : "/ipc"), &is) < 0) continue;
+        if (is.st_mode & 022 && !(is.st_mode & S_ISVTX)) FAIL(2, "%s: others can write it", at.sun_path);
         const int broker = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
         strcat(at.sun_path, "/plumberd");
-        if (connect(broker, (struct sockaddr *)&at, sizeof at) == 0) return broker;
-        if (errno == EACCES || close(broker) < 0) FAIL(2, "%s: %s; join its group", at.sun_path, strerror(errno));
+        if (connect(broker, (void *)&at, sizeof at) < 0 && errno == EACCES) FAIL(2, "%s: join its group", at.sun_path);
+        getsockopt(broker, SOL_SOCKET, SO_PEERCRED, &who, &(socklen_t){sizeof who}); /* uid -1: nobody listens */
+        if (who.uid == 0 || who.uid == geteuid() || who.uid == is.st_uid) return broker; /* no neighbour put it up */
+        close(broker);
     }
-    FAIL(2, "no broker answers; looked in $IPC_RUNDIR, $RUNDIR, $XDG_RUNTIME_DIR/ipc and /run/ipc");
+    FAIL(2, "no broker to trust answers in $IPC_RUNDIR, $RUNDIR, $XDG_RUNTIME_DIR/ipc and /run/ipc");
 }
 static void put(const char *json, const char *string) { /* appends json, then string as JSON writes it between quotes */
     size += (size_t)sprintf(m.text + size, "%s", json);
     for (int c; size < MOST && (c = (unsigned char)*string++) != 0;)
         size += (size_t)sprintf(m.text + size, c < ' ' ? "\\u%04x" : strchr("\"\\", c) ? "\\%c" : "%c", c);
 }
-static int receive(int broker, int fd) { /* puts the answer into m; returns the descriptor that came with it, or fd */
+static int ask(int broker, int fd) { /* leaves the answer in m; returns the descriptor that came with it, or fd */
+    send(broker, m.text, size, MSG_NOSIGNAL); /* a broker that has hung up may have said why */
     size = HEAD;
-    for (size_t have = 0; have < size; m.text[have] = 0) {
+    for (ssize_t n, have = 0; have < (ssize_t)size; m.text[have] = 0) {
         union { struct cmsghdr head; char bytes[CMSG_SPACE(sizeof fd)]; } c; /* CMSG_SPACE has room for two */
-        struct iovec io = {m.text + have, size - have};
+        struct iovec io = {m.text + have, size - (size_t)have};
         struct msghdr to = {.msg_iov = &io, .msg_iovlen = 1, .msg_control = &c, .msg_controllen = CMSG_LEN(sizeof fd)};
-        const ssize_t n = recvmsg(broker, &to, MSG_CMSG_CLOEXEC);
-        if (n < 0 && errno == EINTR) continue;
+        while ((n = recvmsg(broker, &to, MSG_CMSG_CLOEXEC)) < 0 && errno == EINTR) continue;
         if (n <= 0) FAIL(2, "the broker hung up without an answer: %s", n ? strerror(errno) : "end of the stream");
-        if (CMSG_FIRSTHDR(&to) && c.head.cmsg_level == SOL_SOCKET && c.head.cmsg_type == SCM_RIGHTS)
-            memcpy(&fd, CMSG_DATA(&c.head), sizeof fd);
-        if ((have += (size_t)n) == HEAD && (size += ntohl(m.length)) > HEAD + MOST) FAIL(2, "the answer is too long");
+        if (CMSG_FIRSTHDR(&to) && c.head.cmsg_type == SCM_RIGHTS) memcpy(&fd, CMSG_DATA(&c.head), sizeof fd);
+        if ((have += n) == HEAD && (size += ntohl(m.length)) > HEAD + MOST) FAIL(2, "the answer is too long");
     }
     return close(broker), fd;
 }
@@ -67,19 +68,21 @@ static const char *member(const char *quoted) { /* returns its value in the answ
     if (*p != '}' || blanks(p + 1) != m.text + size) FAIL(2, "the broker's answer is no flat JSON object");
     return found;
 }
-static void carry(int sock) { /* copies both ways; the end of one is passed on, and does not end the other */
+static int carry(int sock) { /* copies both ways; the end of one is passed on, and does not end the other */
     static char data[2][4096], *at[2]; /* a pipe that is ready takes that much without blocking */
     struct pollfd on[] = {{0, POLLIN, 0}, {sock, POLLIN, 0}};
     for (size_t len[2]; on[0].fd >= 0 || on[1].fd >= 0;)
         for (int i = poll(on, 2, -1) < 0 ? 2 : 0; i < 2; i++) if (on[i].revents) {
             const int in = on[i].events == POLLIN; /* else what was read is to be written */
-            ssize_t n = in ? read(on[i].fd, at[i] = data[i], sizeof data[i]) : 0;
-            if (!in) n = i ? write(1, at[1], len[1]) : send(sock, at[0], len[0], MSG_DONTWAIT | MSG_NOSIGNAL);
-            if (n < 0 && errno != EAGAIN && errno != EINTR) FAIL(2, "the connection broke: %s", strerror(errno));
-            if (in && n > 0) len[i] = (size_t)n, on[i] = (struct pollfd){i ? 1 : sock, POLLOUT, 0};
+            ssize_t n = in ? read(on[i].fd, data[i], 4096) : i ? write(1, at[1], len[1]) : send(sock, at[0], len[0], SEND);
+            const int broken = n < 0 && errno != EAGAIN && errno != EINTR;
+            if (broken && (in || i)) FAIL(2, "the connection broke: %s", strerror(errno));
+            if (broken) on[0].fd = -2; /* the service takes no more; what it has said is still to be read */
+            else if (in && n > 0) at[i] = data[i], len[i] = (size_t)n, on[i] = (struct pollfd){i ? 1 : sock, POLLOUT, 0};
             else if (in && n == 0) on[i].fd = -1, n = i ? close(1) : shutdown(sock, SHUT_WR);
             else if (n > 0 && (at[i] += n, len[i] -= (size_t)n) == 0) on[i] = (struct pollfd){i ? sock : 0, POLLIN, 0};
         }
+    return on[0].fd == -2 ? 2 : 0;
 }
 int main(int argc, char **argv) {
     const char *routes = argc > 2 ? argv[2] : getenv("IPC_NETWORKD");
@@ -88,12 +91,10 @@ int main(int argc, char **argv) {
     put("{\"op\":\"lookup\",\"service\":\"", argv[1]), put("\",\"routes\":\"", routes ? routes : ""), put("\"}", "");
     if (size > MOST) FAIL(2, "the request is longer than a message may be");
     m.length = htonl((uint32_t)(size - HEAD));
-    const int broker = find_broker();
-    if (send(broker, m.text, size, MSG_NOSIGNAL) != (ssize_t)size) FAIL(2, "the broker hung up: %s", strerror(errno));
-    const int fd = receive(broker, -1);
+    const int fd = ask(find_broker(), -1);
     const char *ok = member("\"ok\""), *error = member("\"error\""), *reason = member("\"reason\"");
     if (strncmp(ok, "false", 5) == 0)
         FAIL(1, "refused: %.*s: %.*s", (int)(behind(error) - error), error, (int)(behind(reason) - reason), reason);
     if (strncmp(ok, "true", 4) != 0 || fd < 0) FAIL(2, "the broker's answer grants nothing");
-    carry(fd);
+    return carry(fd);
 }

@@ -70,9 +70,7 @@ class _Call:
 class TcpCall(_Call):
     """The caller's side of the tcp handshake."""
 
-    def __init__(
-        self, poll: Poll, sock: socket.socket, service: str, done: Callable[[Refused | None], None]
-    ) -> None:
+    def __init__(self, poll: Poll, sock: socket.socket, service: str, done: Callable[[Refused | None], None]) -> None:
         super().__init__(poll, sock, call(service), Caller(), done)
 
 

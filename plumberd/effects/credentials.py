@@ -57,9 +57,7 @@ class Inspector:
             self._root_filters = 0  # hidepid, or a kernel that does not tell: whoever has one is confined
         with socket.socket(socket.AF_UNIX) as probe:
             try:
-                self._cookie: bytes | None = probe.getsockopt(
-                    socket.SOL_SOCKET, kernel.SO_NETNS_COOKIE, _COOKIE_BYTES
-                )
+                self._cookie: bytes | None = probe.getsockopt(socket.SOL_SOCKET, kernel.SO_NETNS_COOKIE, _COOKIE_BYTES)
             except OSError:
                 self._cookie = None
         left, right = socket.socketpair()

@@ -165,9 +165,7 @@ class UnixDial:
         """Try; *done* may be called before this returns."""
         self._timer = None
         try:
-            result: socket.socket | Refused = self._services.dial(
-                self._service, self._who, packets=self._packets
-            )
+            result: socket.socket | Refused = self._services.dial(self._service, self._who, packets=self._packets)
         except BlockingIOError:
             pause = RETRY_SECONDS[min(self._tries, len(RETRY_SECONDS) - 1)]
             self._tries += 1

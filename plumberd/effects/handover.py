@@ -68,4 +68,3 @@ def _is_locked(sock: socket.socket) -> bool:
     except OSError:
         return True
     return False
-

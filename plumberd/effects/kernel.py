@@ -65,9 +65,7 @@ def peer_groups(sock: socket.socket) -> tuple[int, ...]:
     except OSError:
         length = ctypes.c_uint32(65536 * 4)  # NGROUPS_MAX
         buffer = ctypes.create_string_buffer(length.value)
-        if _libc.getsockopt(
-            sock.fileno(), socket.SOL_SOCKET, SO_PEERGROUPS, buffer, ctypes.byref(length)
-        ):
+        if _libc.getsockopt(sock.fileno(), socket.SOL_SOCKET, SO_PEERGROUPS, buffer, ctypes.byref(length)):
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number)) from None
         raw = buffer.raw[: length.value]
@@ -100,9 +98,7 @@ class ThreadIds:
     """Sets this thread's effective ids by the raw system calls; os.seteuid switches every thread."""
 
     def __init__(self) -> None:
-        self._setgroups, self._setresgid, self._setresuid = _SYSCALLS.get(
-            platform.machine(), _GENERIC_SYSCALLS
-        )
+        self._setgroups, self._setresgid, self._setresuid = _SYSCALLS.get(platform.machine(), _GENERIC_SYSCALLS)
         self._keep = ctypes.c_long(-1)
 
     def set(self, uid: int, gid: int, groups: tuple[int, ...], *, uid_first: bool) -> None:

@@ -244,9 +244,7 @@ class Relay:
             from_it, to_it = (self._forth, self._back) if sock is self._left else (self._back, self._forth)
             if from_it.finished:
                 undelivered = to_it.holds or kernel.unread_bytes(to_it.source.fileno()) > 0
-                self._close(
-                    self._fault or f"closed by {self._side(sock)}", reset=undelivered or bool(self._fault)
-                )
+                self._close(self._fault or f"closed by {self._side(sock)}", reset=undelivered or bool(self._fault))
                 return
 
     def _side(self, sock: socket.socket) -> str:
@@ -309,7 +307,6 @@ class Relay:
         done, self._done = self._done, None
         if done is not None:
             done(self)
-
 
 
 def _wants(pump: Pump, sock: socket.socket, events: int) -> bool:

@@ -226,10 +226,7 @@ def _decode(text: str) -> str:
 
 
 def _encode(text: str) -> str:
-    return "".join(
-        chr(b) if re.match(rf"[{_UNRESERVED}]", chr(b)) and b < 128 else f"%{b:02X}"
-        for b in text.encode()
-    )
+    return "".join(chr(b) if re.match(rf"[{_UNRESERVED}]", chr(b)) and b < 128 else f"%{b:02X}" for b in text.encode())
 
 
 def _idna(host: str) -> str:

@@ -88,7 +88,9 @@ def _doubts(settings: Settings, powers: Powers | None, has_pidfds: bool) -> list
     if powers is not None and settings.handover.value == "locked" and not powers.lock:
         doubts.append("--handover locked, and this broker cannot lock sockets: every tcp lookup will be not-possible")
     if not has_pidfds:
-        doubts.append("this kernel has no pidfds of peers (Linux 6.5): every client counts as confined and needs a rule")
+        doubts.append(
+            "this kernel has no pidfds of peers (Linux 6.5): every client counts as confined and needs a rule"
+        )
     return doubts
 
 

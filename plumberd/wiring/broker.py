@@ -193,9 +193,7 @@ class Broker:
 
     # -- answers that are no lookups
 
-    def _tell_status(
-        self, conversation: Conversation, request: Request, maker: Sender, sender: Sender | None
-    ) -> None:
+    def _tell_status(self, conversation: Conversation, request: Request, maker: Sender, sender: Sender | None) -> None:
         try:
             who = self._core.inspector.who(conversation.sock, maker, sender)
         except OSError as e:
@@ -203,7 +201,11 @@ class Broker:
             return
         if who.confined:
             self._refuse(
-                conversation, maker, request.ident, Refusal.DENIED, f"a confined client may look up, no more ({who.confined})"
+                conversation,
+                maker,
+                request.ident,
+                Refusal.DENIED,
+                f"a confined client may look up, no more ({who.confined})",
             )
             return
         members: dict[str, Any] = {"ok": True, **about_client(self._core, who, self._of_uid.get(who.uid, 0))}

@@ -73,7 +73,7 @@ class Core:
         self.relay_places = FairQueue(limits.relays_per_peer, limits.relays, 0)
 
     def decide(self, policy: Policy, question: Question) -> Verdict:
-        """Decide, or remember what was decided: the function is pure, and the policy of one generation never changes."""
+        """Decide, or remember what was decided: the function is pure, and the policy never changes."""
         if policy is not self.settings.policy:
             return decide(policy, question)
         verdict = self._decisions.get(question)

@@ -71,7 +71,13 @@ class Lookup:
     _log = Logger("plumberd.lookup")
 
     def __init__(
-        self, core: Core, places: Places, conversation: Conversation, request: Request, sender: Sender | None, maker: Sender
+        self,
+        core: Core,
+        places: Places,
+        conversation: Conversation,
+        request: Request,
+        sender: Sender | None,
+        maker: Sender,
     ) -> None:
         self._core = core
         self._places = places
@@ -105,7 +111,11 @@ class Lookup:
             self.start()
         elif admission is Admission.FULL:
             limits = self._core.settings.limits
-            self._refuse(Refused(Refusal.BUSY, f"waiting_per_uid: {limits.waiting_per_uid} lookups of uid {self.uid} wait already"))
+            self._refuse(
+                Refused(
+                    Refusal.BUSY, f"waiting_per_uid: {limits.waiting_per_uid} lookups of uid {self.uid} wait already"
+                )
+            )
 
     def start(self) -> None:
         """Go through the steps; refusals end it wherever they come from."""
@@ -201,14 +211,21 @@ class Lookup:
         self._mode = self._choose_mode("the scheme daemon's process")
         self._carried_elsewhere = True
         self._sock = self._core.services.dial_scheme(uri.scheme)
-        call = SchemeCall(self._core.poll, self._sock, Uri(uri.scheme, str(address), uri.port, uri.service), self._answered)
+        call = SchemeCall(
+            self._core.poll, self._sock, Uri(uri.scheme, str(address), uri.port, uri.service), self._answered
+        )
         self._step = call
         call.start()
 
     def _dial_unix(self, uri: Uri) -> None:
         assert uri.service is not None
         dial = UnixDial(
-            self._core.reactor, self._core.services, uri.service, self._who, self._local_connected, packets=self._packets
+            self._core.reactor,
+            self._core.services,
+            uri.service,
+            self._who,
+            self._local_connected,
+            packets=self._packets,
         )
         self._step = dial
         dial.start()
@@ -335,7 +352,14 @@ class Lookup:
             framing = (self._uri.option("framing") if self._uri else None) or self.conversation.dialect.framing
             forth, back = make_pumps(ours, sock, self._core.pipes, framing, framed=self._mode is Mode.FRAMED)
             relay = Relay(
-                self._core.poll, self._core.reactor, self._core.pipes, ours, sock, self._relay_done, forth=forth, back=back
+                self._core.poll,
+                self._core.reactor,
+                self._core.pipes,
+                ours,
+                sock,
+                self._relay_done,
+                forth=forth,
+                back=back,
             )
             self._core.relays.add(relay)
             self._relay = relay
@@ -445,5 +469,3 @@ class Lookup:
 
 def _denied(verdict: Verdict) -> Refused:
     return Refused(Refusal.DENIED, verdict.reason)
-
-

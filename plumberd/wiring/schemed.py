@@ -6,6 +6,7 @@ dial anything, for the broker has decided already.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from typing import Protocol
@@ -220,10 +221,8 @@ class Carriage:
 
     def _refuse(self, refused: Refused) -> None:
         self._note(refused.word.value, refused.reason)
-        try:
+        with contextlib.suppress(OSError):  # where the broker is gone, that was its answer
             self._sock.send(no(refused.word, refused.reason))
-        except OSError:
-            pass  # the broker is gone; that was its answer
         self.drop()
 
     def _too_slow(self) -> None:

@@ -323,7 +323,14 @@ class RawInbound(Inbound):
         # A service with packets speaks the older generations' messages, which cut the stream.
         forth, back = make_pumps(self._sock, service, self.core.pipes, "libipc-2019")
         relay = Relay(
-            self.core.poll, self.core.reactor, self.core.pipes, self._sock, service, self._carried, forth=forth, back=back
+            self.core.poll,
+            self.core.reactor,
+            self.core.pipes,
+            self._sock,
+            service,
+            self._carried,
+            forth=forth,
+            back=back,
         )
         self.core.relays.add(relay)
         if self.published is not None:

@@ -13,7 +13,7 @@ from tests.conformance.streams import Mismatch, Stream, carry, shown
 Play = Callable[[Stage], None]
 """A case: raises :class:`Mismatch` where the client is not as it has to be."""
 
-GRANTED = {"ok": True, "fd": True, "mode": "locked", "rule": "1: allow out conformance any"}
+GRANTED: dict[str, Any] = {"ok": True, "fd": True, "mode": "locked", "rule": "1: allow out conformance any"}
 PING, PONG = b"ping\n", b"pong\n"
 
 Pieces = Callable[[bytes], Sequence[bytes]]
@@ -130,11 +130,11 @@ def asked(stage: Stage) -> tuple[Broker, Lookup, Client, dict[str, Any]]:
     return broker, lookup, client, request
 
 
-def granted(stage: Stage, pieces: Pieces = whole, *, tcp: bool = False, **members: Any) -> Talk:
+def granted(stage: Stage, pieces: Pieces = whole, *, tcp: bool = False, members: dict[str, Any] = GRANTED) -> Talk:
     """Start a broker and a client, and grant the request."""
     broker, lookup, client, request = asked(stage)
     far, theirs = stage.tcp_service() if tcp else stage.service()
-    first, *rest = pieces(message(**with_id(request, members or GRANTED)))
+    first, *rest = pieces(message(**with_id(request, members)))
     with theirs:
         lookup.send(first, theirs.fileno())
     for piece in rest:
@@ -143,7 +143,7 @@ def granted(stage: Stage, pieces: Pieces = whole, *, tcp: bool = False, **member
 
 
 def not_granted(stage: Stage, data: bytes, *words: str, pieces: Pieces = whole, hang_up: bool = False) -> None:
-    """Answer with *data*, a descriptor on its first byte; the client has to fail, and to leave the descriptor unused."""
+    """Answer with *data*, a descriptor on its first byte; the client has to fail, and not to use the descriptor."""
     broker, lookup, client, _ = asked(stage)
     client.stdin.put(SECRET)
     far, theirs = stage.service()

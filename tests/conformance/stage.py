@@ -105,10 +105,11 @@ class Broker:
 
         :raises Mismatch: where it does neither.
         """
-        ready, _, _ = select.select([self._listener, client.pidfd], [], [], self.deadline.left())
+        listening = self._listener.fileno()
+        ready, _, _ = select.select([listening, client.pidfd], [], [], self.deadline.left())
         if not ready:
             raise Mismatch(f"a connection to the broker {within(self.deadline)}", "none")
-        if self._listener not in ready:
+        if listening not in ready:
             return None
         sock, _ = self._listener.accept()
         lookup = Lookup(sock, self.deadline)
@@ -211,7 +212,7 @@ class Client:
 
     def __init__(self, argv: Sequence[str], environment: Mapping[str, str], deadline: Deadline) -> None:
         self._deadline = deadline
-        self._errors = tempfile.TemporaryFile()
+        self._errors = os.memfd_create("standard error")
         inner_in, outer_in = os.pipe()
         outer_out, inner_out = os.pipe()
         self.stdin = Stream(outer_in, reading=False)
@@ -228,7 +229,7 @@ class Client:
         except BaseException:
             self.stdin.close()
             self.stdout.close()
-            self._errors.close()
+            os.close(self._errors)
             raise
         finally:
             os.close(inner_in)
@@ -238,8 +239,7 @@ class Client:
     @property
     def errors(self) -> str:
         """What it has written to standard error so far."""
-        size = os.fstat(self._errors.fileno()).st_size
-        return os.pread(self._errors.fileno(), size, 0).decode("utf-8", "replace")
+        return os.pread(self._errors, os.fstat(self._errors).st_size, 0).decode("utf-8", "replace")
 
     def state(self) -> str:
         """Return in words what has become of it."""
@@ -261,7 +261,7 @@ class Client:
         return status
 
     def _status(self, flags: int) -> int | None:
-        """Return the exit status, negative for a signal. It stays a zombie, so that its group's number stays its own."""
+        """Return the exit status, negative for a signal. The zombie stays, and so its group's number is not reused."""
         result = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT | flags)
         if result is None:
             return None
@@ -316,7 +316,7 @@ class Client:
         os.close(self.pidfd)
         self.stdin.close()
         self.stdout.close()
-        self._errors.close()
+        os.close(self._errors)
 
 
 def frame(payload: bytes) -> bytes:

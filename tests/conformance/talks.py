@@ -135,6 +135,24 @@ def service_gone(stage: Stage) -> None:
     fails(talk)
 
 
+@CASES.each(
+    ("delivers what the service said before it hung up, whatever is left of standard input", False),
+    ("delivers what the service said before it hung up, whatever is left of standard input, over TCP", True),
+)
+def last_words(stage: Stage, tcp: bool) -> None:
+    talk = granted(stage, tcp=tcp)
+    talk.up(PING)
+    talk.client.stdin.put(MEGABYTE)
+    talk.client.stdout.reading = talk.far.reading = False
+    words = OTHER[:100_000]
+    talk.far.put(words)
+    talk.until(lambda: not talk.far.outbox, "what the service says taken by the kernel")
+    talk.far.close()
+    talk.client.stdout.reading = True
+    fails(talk)
+    check_same(talk.client.stdout.inbox, words, "on standard output")
+
+
 @CASES.one("ends with another status than 0, or by SIGPIPE, where nobody reads its standard output any more")
 def output_gone(stage: Stage) -> None:
     talk = granted(stage)

@@ -212,9 +212,7 @@ class RealPrograms(ProcessTestCase):
     def test_socat_s_half_close_is_kept_in_every_mode(self) -> None:
         listener, port = self.listener()
         listener.close()
-        self.program(
-            self.need("socat"), f"TCP-LISTEN:{port},bind=127.0.0.1,fork,reuseaddr", "EXEC:'sort -r'"
-        )
+        self.program(self.need("socat"), f"TCP-LISTEN:{port},bind=127.0.0.1,fork,reuseaddr", "EXEC:'sort -r'")
         self.until(lambda: _listens(port), "socat listens")
 
         def talk(rundir: str) -> None:
@@ -244,9 +242,7 @@ class RealPrograms(ProcessTestCase):
         self.program(haproxy, "-db", "-f", config)
         self.until(lambda: _listens(port), "HAProxy listens")
         for source, wanted in (("127.0.0.5", b"ok"), ("127.0.0.6", b"no denied")):
-            with socket.create_connection(
-                ("127.0.0.1", port), DEADLINE_SECONDS, source_address=(source, 0)
-            ) as sock:
+            with socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS, source_address=(source, 0)) as sock:
                 sock.sendall(b"pong")
                 self.assertEqual(read_exactly(sock, len(wanted)), wanted)
 

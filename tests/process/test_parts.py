@@ -129,9 +129,7 @@ class Combinations(PartsTestCase):
 for _near in ((OURS, OURS), (OURS, THEIRS), (THEIRS, OURS), (THEIRS, THEIRS)):
     for _far in ((OURS, OURS), (OURS, THEIRS), (THEIRS, OURS), (THEIRS, THEIRS)):
 
-        def _test(
-            self: Combinations, near: tuple[str, str] = _near, far: tuple[str, str] = _far
-        ) -> None:
+        def _test(self: Combinations, near: tuple[str, str] = _near, far: tuple[str, str] = _far) -> None:
             self.check(near, far)
 
         setattr(Combinations, "test_near_{}_{}_far_{}_{}".format(*_near, *_far), _test)

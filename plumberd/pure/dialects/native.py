@@ -45,9 +45,7 @@ class NativeDecoder(FrameDecoder):
             raise Malformed("a message that is no JSON object")
         ident = message.get("id")
         if not _is_ident(ident):
-            return Refused(
-                Refusal.BAD_REQUEST, f"id: wanted a number or a string of at most {IDENT_CHARS} characters"
-            )
+            return Refused(Refusal.BAD_REQUEST, f"id: wanted a number or a string of at most {IDENT_CHARS} characters")
         try:
             return _request(message, ident)
         except RefusedError as e:

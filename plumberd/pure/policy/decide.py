@@ -86,9 +86,7 @@ def decide(policy: Policy, question: Question) -> Verdict:
     first: Verdict | None = None
     refused: Verdict | None = None
     for address in addresses:
-        one = dataclasses.replace(
-            question, to=dataclasses.replace(question.to, addresses=(address,))
-        )
+        one = dataclasses.replace(question, to=dataclasses.replace(question.to, addresses=(address,)))
         verdict = _judge(policy, one, address)
         if verdict.granted:
             if first is None:

@@ -257,4 +257,3 @@ def _destination(scheme: str, host: str, port: int) -> Destination:
     if address is not None:
         return Destination(scheme, None, (unmapped(address),), port)
     return Destination(scheme, host, None, port)
-

@@ -239,9 +239,7 @@ def _handover(words: list[str], verdict: str, direction: Direction) -> Mode | No
     for word in words:
         key, equals, value = word.partition("=")
         if key != "handover" or not equals:
-            raise RuleError(
-                f"{word!r} left over behind the peer; did the shell expand the *? write any"
-            )
+            raise RuleError(f"{word!r} left over behind the peer; did the shell expand the *? write any")
         if mode is not None:
             raise RuleError("handover= stands twice")
         if verdict != "allow" or direction is not Direction.OUT:
