@@ -13,18 +13,23 @@ from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from plumberd.pure.dialects import DIALECTS, Request
-from plumberd.pure.dialects.libipc import grant_2023, grant_zig, refuse_2023, refuse_zig
+from plumberd.effects.pumps import PACKET_BYTES, READ_BYTES
+from plumberd.endpoints import IpcParser
+from plumberd.framing import Framing
+from plumberd.pure import carry
+from plumberd.pure.dialects import DEFAULT, DIALECTS, Kind, Request
 from plumberd.pure.dialects.native import MESSAGE_BYTES, OPS, NativeDecoder, answer
 from plumberd.pure.handshake import GRANTED, call, refusal
 from plumberd.pure.limits import Limits
-from plumberd.pure.modes import WISHES, Mode
+from plumberd.pure.modes import GENERAL_WISHES, WISHES, Mode
 from plumberd.pure.names import RESERVED, SCHEMES
 from plumberd.pure.refusals import Refusal
-from plumberd.pure.uri import DEFAULT_PORTS
+from plumberd.pure.uri import DEFAULT_PORTS, FRAMINGS, OPTIONS, URI_BYTES, Uri, parse_uri
 from plumberd.wiring.options import Options
+from plumberd.wiring.settings import PARTS
 from plumberd.wiring.status import about_client, about_everything
 from tests.running import RunningTestCase
+from tests.test_generations import CLIENTS, SERVICES, fits
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -33,8 +38,9 @@ LOGGED = ("granted", "ended", "gone", *(word.value for word in Refusal))
 """Every verdict of a log event."""
 
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
+_URI_WITH_OPTION = re.compile(r"`(?:\w+ )?((?:tcp|unix)://[^`\s]*\?[^`\s]+)`")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-_PATH = re.compile(r"`((?:tests|plumberd|twisted|examples|bench)/[\w/]+\.py)`")
+_PATH = re.compile(r"`((?:tests|plumberd|twisted|examples|bench)/(?:[\w/]+\.(?:py|c|sh)|[\w/]+/))`")
 _SHORT_PATH = re.compile(r"`((?:pure|effects|wiring)/[\w/]+\.py)`")
 
 
@@ -71,6 +77,12 @@ def anchors(document: Path) -> set[str]:
         plain = re.sub(r"[^\w\- ]", "", heading.lower())
         found.add(plain.replace(" ", "-"))
     return found
+
+
+def rows(text: str) -> list[list[str]]:
+    """Return the cells of a document's tables, without their rules."""
+    found = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in row] for row in found]
 
 
 def command_lines() -> Iterator[str]:
@@ -118,8 +130,50 @@ class Listed(SynchronousTestCase):
     def test_every_dialect_stands_with_its_socket(self) -> None:
         text = section("protocol.md", "Where the run directory is")
         for dialect in DIALECTS.values():
-            self.assertIn(f"| `{dialect.name}` | `{dialect.socket_name}` |", text)
-        self.assertIn(",".join(DIALECTS), read("options.md"))
+            kind = "packets" if dialect.kind is Kind.PACKET else "stream"
+            self.assertIn(f"| `{dialect.name}` | `{dialect.socket_name}` | {kind} |", text)
+            if dialect.name != "native":
+                self.assertIn(f"## The dialect {dialect.name}\n", read("protocol.md"))
+        self.assertIn(f"`{','.join(DEFAULT)}`", read("options.md"))
+
+    def test_every_generation_s_services_stand_with_their_sockets(self) -> None:
+        known = {
+            (generation.strip("`"), place.strip("`"), kind)
+            for generations, place, kind in rows(section("protocol.md", "Local services"))[1:]
+            for generation in generations.split(", ")
+            if generation.startswith("`")
+        }
+        framings = [framing for framing in Framing if framing is not Framing.RAW]
+        wanted = {(f.value, f.socket_name("<name>"), "packets" if f.packets else "stream") for f in framings}
+        self.assertEqual(known, wanted)
+
+    def test_every_framing_stands_where_packets_are_cut_with_what_is_carried(self) -> None:
+        text = section("protocol.md", "Packets and streams")
+        self.assertEqual(FRAMINGS, tuple(framing.value for framing in Framing))
+        self._all_in(text, FRAMINGS, "Packets and streams")
+        self.assertIn(f" {PACKET_BYTES} bytes", text)
+        self.assertIn(f" {READ_BYTES} bytes", text)
+
+    def test_every_option_of_a_uri_stands_with_the_uris(self) -> None:
+        self._all_in(section("protocol.md", "URIs"), sorted(set().union(*OPTIONS.values())), "URIs")
+        for document in DOCUMENTS:
+            for uri in _URI_WITH_OPTION.findall(document.read_text(encoding="utf-8")):
+                self.assertTrue(parse_uri(uri).options, uri)
+
+    def test_every_part_and_every_general_mode_stands_at_its_option(self) -> None:
+        heads = re.findall(r"^\*\*`(.*?)`\*\*", read("options.md"), flags=re.MULTILINE)
+        self.assertIn(f"--part {'|'.join(PARTS)}", heads)
+        self.assertIn(f"--handover {'|'.join(mode.value for mode in GENERAL_WISHES)}", heads)
+
+    def test_the_words_of_both_kinds_of_endpoint_strings_are_those_that_are_parsed(self) -> None:
+        strings = re.findall(rf"`({IpcParser.prefix}:SERVICE.*?)`", section("protocol.md", "From Python"))
+        self.assertEqual(len(strings), 2)
+        parser = IpcParser()
+        for string, parse in zip(strings, (parser.parseStreamClient, parser.parseStreamServer), strict=True):
+            words = dict.fromkeys(re.findall(r"\[:(\w+)=", string), "1")
+            parse(mock.Mock(), "pong", **words)
+            with self.assertRaises(TypeError):
+                parse(mock.Mock(), "pong", **words, another="1")
 
     def test_every_operation_stands_with_its_members(self) -> None:
         text = section("protocol.md", "Requests")
@@ -149,6 +203,22 @@ class Listed(SynchronousTestCase):
             self.assertRegex(text, rf"\b{scheme} {port}\b")
 
 
+class MixedTraffic(SynchronousTestCase):
+    """The table of clients, services and daemons says what the tests try."""
+
+    def test_every_client_with_every_service_stands_with_the_daemons_that_may_carry_it(self) -> None:
+        (_, *services), *clients = rows(section("protocol.md", "Which programs reach each other"))
+        self.assertEqual(services, [f"service `{generation}`" for generation in SERVICES])
+        self.assertEqual([row[0] for row in clients], [f"`{client}`" for client in CLIENTS])
+        for (_, *cells), client in zip(clients, CLIENTS, strict=True):
+            for cell, generation in zip(cells, SERVICES, strict=True):
+                packets = Framing(generation).packets
+                # LibIPC's broker speaks its own dialect alone, and its tcpd knows no packets.
+                near, far = "either" if client == "libipc-zig" else "ours", "ours" if packets else "either"
+                wanted = f"{near} / either → {far}" if fits(client, generation) else "no"
+                self.assertEqual(cell, wanted, f"{client} with {generation}")
+
+
 class CodeMap(SynchronousTestCase):
     """Whoever looks for a place in the code finds it."""
 
@@ -161,7 +231,7 @@ class CodeMap(SynchronousTestCase):
         for document in DOCUMENTS:
             text = document.read_text(encoding="utf-8")
             paths = _PATH.findall(text) + [f"plumberd/{path}" for path in _SHORT_PATH.findall(text)]
-            missing = [path for path in paths if not (ROOT / path).is_file()]
+            missing = [path for path in paths if not (ROOT / path).exists()]
             self.assertEqual(missing, [], f"named in {document.name}")
 
 
@@ -208,18 +278,31 @@ class Examples(SynchronousTestCase):
         for message in (asked, granted[0].data, refused):
             self.assertIn(f"({len(message)}bytes)", text)
 
-    def test_the_examples_of_both_libipc_dialects_are_what_is_sent_and_answered(self) -> None:
+    def test_the_examples_of_every_libipc_dialect_are_what_is_sent_and_answered(self) -> None:
         reason = "no local service is called ping"
         lookup = b"pong;pong tcp://127.0.0.1:9700/pong"
         length = len(lookup).to_bytes(4, "big")
-        asked = Request("lookup", "pong")
-        for dialect, data, sends, refused in (
-            ("libipc-2023", b"\3" + length + b"\3" + lookup, grant_2023(asked, "", ""), refuse_2023),
-            ("libipc-zig", length + lookup, grant_zig(asked, "", ""), refuse_zig),
-        ):
-            text = hexadecimal(section("protocol.md", f"The dialect {dialect}"))
-            for sent in (data, *(send.data for send in sends), refused(None, Refusal.UNKNOWN_SERVICE, reason)):
-                self.assertIn(sent.hex(), text, dialect)
+        for dialect in DIALECTS.values():
+            if dialect.name == "native":
+                continue
+            asked = length + lookup if dialect.name == "libipc-zig" else b"\3" + length + b"\3" + lookup
+            (request,) = dialect.decoder(MESSAGE_BYTES).feed(asked)
+            assert isinstance(request, Request), dialect.name
+            self.assertEqual((request.op, request.service), ("lookup", "pong"))
+            sends = dialect.grant(request, "", "")
+            text = hexadecimal(section("protocol.md", f"The dialect {dialect.name}"))
+            for sent in (asked, *(send.data for send in sends)):
+                self.assertIn(sent.hex(), text, dialect.name)
+            self.assertIn(dialect.refuse(None, Refusal.UNKNOWN_SERVICE, reason).hex(), text, dialect.name)
+
+    def test_what_a_broker_and_a_scheme_daemon_say_is_what_is_sent(self) -> None:
+        text = section("protocol.md", "Between a broker and a scheme daemon")
+        for data in (carry.carry(Uri("tcp", "192.0.2.1", 9000, "pong")), carry.ok()):
+            self.assertIn(data.hex(), hexadecimal(text))
+        self.assertTrue(carry.no(Refusal.BUSY, "reason")[4:].startswith(b"no busy: "))
+        self.assertIn("`no <word>: <reason>`", text)
+        self.assertIn(f", {carry.ANSWER_BYTES} bytes at most", text)
+        self.assertIn(f", {URI_BYTES} bytes at most", text)
 
     def test_the_bytes_of_the_handshake_are_those_that_are_sent(self) -> None:
         text = section("protocol.md", "tcp, between daemons")

@@ -12,9 +12,9 @@
 #include <sys/un.h>
 #include <unistd.h>
 #define FAIL(status, ...) exit((fprintf(stderr, "plumb_connect: " __VA_ARGS__), fputc('\n', stderr), status))
-enum { HEAD = 4, MOST = 65536, SEND = MSG_DONTWAIT | MSG_NOSIGNAL }; /* bytes of a length, and of the JSON behind it */
-static union { uint32_t length; char text[HEAD + MOST + 64]; } m;    /* the request; then the answer and a NUL byte */
-static size_t size = HEAD;                                           /* bytes of the message in it */
+enum { HEAD = 4, MOST = 65536, NOW = MSG_DONTWAIT | MSG_NOSIGNAL }; /* bytes of a length, and of the JSON behind it */
+static union { uint32_t length; char text[HEAD + MOST + 64]; } m;   /* the request; then the answer and a NUL byte */
+static size_t size = HEAD;                                          /* bytes of the message in it */
 static int find_broker(void) { /* returns a connection to the first live one */
     const char *dirs[] = {getenv("IPC_RUNDIR"), getenv("RUNDIR"), getenv("XDG_RUNTIME_DIR"), "/run"};
     for (int i = 0; i < 4; i++) {
@@ -74,13 +74,12 @@ static int carry(int sock) { /* copies both ways; the end of one is passed on, a
     for (size_t len[2]; on[0].fd >= 0 || on[1].fd >= 0;)
         for (int i = poll(on, 2, -1) < 0 ? 2 : 0; i < 2; i++) if (on[i].revents) {
             const int in = on[i].events == POLLIN; /* else what was read is to be written */
-            ssize_t n = in ? read(on[i].fd, data[i], 4096) : i ? write(1, at[1], len[1]) : send(sock, at[0], len[0], SEND);
-            const int broken = n < 0 && errno != EAGAIN && errno != EINTR;
-            if (broken && (in || i)) FAIL(2, "the connection broke: %s", strerror(errno));
-            if (broken) on[0].fd = -2; /* the service takes no more; what it has said is still to be read */
-            else if (in && n > 0) at[i] = data[i], len[i] = (size_t)n, on[i] = (struct pollfd){i ? 1 : sock, POLLOUT, 0};
+            ssize_t n = in ? read(on[i].fd, data[i], 4096) : i ? write(1, at[1], len[1]) : send(sock, at[0], len[0], NOW);
+            if (n < 0 && errno != EAGAIN && errno != EINTR && (in || i)) FAIL(2, "the connection broke: %s", strerror(errno));
+            if (in && n > 0) at[i] = data[i], len[i] = (size_t)n, on[i] = (struct pollfd){i ? 1 : sock, POLLOUT, 0};
             else if (in && n == 0) on[i].fd = -1, n = i ? close(1) : shutdown(sock, SHUT_WR);
             else if (n > 0 && (at[i] += n, len[i] -= (size_t)n) == 0) on[i] = (struct pollfd){i ? sock : 0, POLLIN, 0};
+            else if (n < 0 && errno != EAGAIN && errno != EINTR) on[0].fd = -2; /* but what it has said is delivered */
         }
     return on[0].fd == -2 ? 2 : 0;
 }

@@ -20,7 +20,6 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from plumberd.effects import handover
 from plumberd.effects.audit import Outcome
 from plumberd.effects.call import SchemeCall, TcpCall
 from plumberd.effects.conversation import Conversation
@@ -28,7 +27,6 @@ from plumberd.effects.credentials import Sender
 from plumberd.effects.dial_tcp import TcpDial
 from plumberd.effects.dial_unix import UnixDial
 from plumberd.effects.endpoint_relay import Half, HalfFactory
-from plumberd.effects.pumps import make_pumps, packet_pair
 from plumberd.effects.relay import Relay
 from plumberd.pure.admission import Admission, FairQueue
 from plumberd.pure.dialects import Kind, Request
@@ -40,6 +38,7 @@ from plumberd.pure.refusals import REASON_BYTES, Refusal, Refused, printable
 from plumberd.pure.uri import IPAddress, Uri
 from plumberd.pure.who import LocalWho
 from plumberd.wiring.core import Core
+from plumberd.wiring.delivery import Handing, prepare
 
 _client_from_string: Callable[[Any, str], IStreamClientEndpoint] = endpoints.clientFromString
 _STRICTER = {Mode.DIRECT: 0, Mode.AUTO: 1, Mode.LOCKED: 2, Mode.RELAYED: 3, Mode.FRAMED: 4}
@@ -338,37 +337,21 @@ class Lookup:
 
     def _prepare(self, sock: socket.socket) -> socket.socket:
         """Return what the client gets for *sock*; from then on that owns *sock*."""
-        if self._mode is Mode.LOCAL or (self._carried_elsewhere and not self._packets):
-            handover.make_ready(sock, tcp=False)
-            return sock
-        if self._mode in (Mode.RELAYED, Mode.FRAMED):
-            ours, theirs = packet_pair() if self._packets else socket.socketpair()
-            try:
-                self._core.begin_relay(self._account)
-            except Refused:
-                ours.close()
-                theirs.close()
-                raise
-            framing = (self._uri.option("framing") if self._uri else None) or self.conversation.dialect.framing
-            forth, back = make_pumps(ours, sock, self._core.pipes, framing, framed=self._mode is Mode.FRAMED)
-            relay = Relay(
-                self._core.poll,
-                self._core.reactor,
-                self._core.pipes,
-                ours,
-                sock,
-                self._relay_done,
-                forth=forth,
-                back=back,
-            )
-            self._core.relays.add(relay)
-            self._relay = relay
-            return theirs
-        if self._mode is Mode.LOCKED:
-            assert self._address is not None and self._uri is not None
-            handover.lock(sock, self._address, self._uri.port)
-        handover.make_ready(sock, tcp=True)
-        return sock
+        uri = self._uri
+        self._relay, theirs = prepare(
+            self._core,
+            sock,
+            Handing(
+                self._mode,
+                packets=self._packets,
+                carried=self._carried_elsewhere,
+                framing=(uri.option("framing") if uri else None) or self.conversation.dialect.framing,
+                peer=(self._address, uri.port) if uri and self._address else None,
+                account=self._account,
+            ),
+            self._relay_done,
+        )
+        return theirs
 
     def _taken(self, taken: bool) -> None:
         self._places.taken(self, forgotten=self.conversation.left_unread)

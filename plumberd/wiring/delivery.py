@@ -1,0 +1,72 @@
+"""Make what a client is handed out of the connection that was made for it, by the mode of the hand-over."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from plumberd.effects import handover
+from plumberd.effects.pumps import make_pumps, packet_pair
+from plumberd.effects.relay import Relay
+from plumberd.pure.modes import Mode
+from plumberd.pure.refusals import Refused
+from plumberd.pure.uri import IPAddress
+from plumberd.wiring.core import Core
+
+
+@dataclass(frozen=True)
+class Handing:
+    """How a connection is to be handed over.
+
+    :ivar packets: the client's dialect wants packets.
+    :ivar carried: the connection is a stream whose other end something else carries already.
+    :ivar framing: how messages look that a stream is cut into.
+    :ivar peer: whom a TCP socket is locked to.
+    :ivar account: on whose account a relay is.
+    """
+
+    mode: Mode
+    packets: bool
+    carried: bool
+    framing: str
+    peer: tuple[IPAddress, int] | None
+    account: str
+
+
+def prepare(
+    core: Core, sock: socket.socket, handing: Handing, done: Callable[[Relay], None]
+) -> tuple[Relay | None, socket.socket]:
+    """Return the relay, if there is one, to be started behind the grant, and the client's socket, blocking.
+
+    Whoever gets the client's socket owns it; *sock* is the same one, or belongs to the relay.
+
+    :raises Refused: ``busy`` where too much is carried already; *sock* is still the caller's.
+    :raises OSError: likewise, where the kernel refuses.
+    """
+    if handing.mode is Mode.LOCAL or (handing.carried and not handing.packets):
+        handover.make_ready(sock, tcp=False)
+        return None, sock
+    if handing.mode in (Mode.RELAYED, Mode.FRAMED):
+        return _relayed(core, sock, handing, done)
+    if handing.mode is Mode.LOCKED:
+        assert handing.peer is not None
+        handover.lock(sock, *handing.peer)
+    handover.make_ready(sock, tcp=True)
+    return None, sock
+
+
+def _relayed(
+    core: Core, sock: socket.socket, handing: Handing, done: Callable[[Relay], None]
+) -> tuple[Relay, socket.socket]:
+    ours, theirs = packet_pair() if handing.packets else socket.socketpair()
+    try:
+        core.begin_relay(handing.account)
+    except Refused:
+        ours.close()
+        theirs.close()
+        raise
+    forth, back = make_pumps(ours, sock, core.pipes, handing.framing, framed=handing.mode is Mode.FRAMED)
+    relay = Relay(core.poll, core.reactor, core.pipes, ours, sock, done, forth=forth, back=back)
+    core.relays.add(relay)
+    return relay, theirs
