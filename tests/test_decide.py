@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from plumberd.pure.address import Zone, zone
 from plumberd.pure.modes import Mode
-from plumberd.pure.policy.decide import DEFAULTS, Policy, Question, Verdict, decide
+from plumberd.pure.policy.decide import DEFAULTS, Policy, Question, Verdict, both, decide
 from plumberd.pure.policy.rule import Destination, Direction, Match, Peer, Rule, matches, parse_rule
 from plumberd.pure.uri import IPAddress, Uri
 from plumberd.wiring.arguments import group
@@ -461,3 +461,38 @@ class Order(SynchronousTestCase):
         ]
         to = Destination("tcp", "a.example", tuple(known) or None, 80)
         self.assert_order_does_not_matter(drawn, Question(OUT, "pong", to, confined))
+
+
+class Twice(SynchronousTestCase):
+    """A connection that has to pass for two services."""
+
+    YES = Verdict(True, "1", "yes")
+    NO = Verdict(False, "2", "no")
+    LATER = Verdict(None, "", "later")
+
+    @each(
+        ("yes_yes", YES, YES, True),
+        ("yes_no", YES, NO, False),
+        ("no_yes", NO, YES, False),
+        ("later_no", LATER, NO, False),
+        ("no_later", NO, LATER, False),
+        ("later_yes", LATER, YES, None),
+        ("yes_later", YES, LATER, None),
+    )
+    def test_it_is_granted_only_where_both_are(
+        self, _: str, first: Verdict, second: Verdict, granted: bool | None
+    ) -> None:
+        self.assertIs(both(first, second).granted, granted)
+
+    def test_only_addresses_that_pass_both_are_left(self) -> None:
+        one, two, three = (ipaddress.ip_address(f"192.0.2.{n}") for n in (1, 2, 3))
+        first = dataclasses.replace(self.YES, addresses=(one, two))
+        self.assertEqual(both(first, dataclasses.replace(self.YES, addresses=(two, three))).addresses, (two,))
+        neither = both(first, dataclasses.replace(self.YES, addresses=(three,)))
+        self.assertEqual((neither.granted, neither.addresses), (False, ()))
+
+    @each((None, None, None), (Mode.DIRECT, None, Mode.DIRECT), (Mode.DIRECT, Mode.LOCKED, Mode.LOCKED))
+    def test_the_strictest_wish_holds(self, one: Mode | None, other: Mode | None, wanted: Mode | None) -> None:
+        first, second = (dataclasses.replace(self.YES, handover=wish) for wish in (one, other))
+        self.assertIs(both(first, second).handover, wanted)
+        self.assertIs(both(second, first).handover, wanted)

@@ -31,7 +31,7 @@ from plumberd.effects.relay import Relay
 from plumberd.pure.admission import Admission, FairQueue
 from plumberd.pure.dialects import Kind, Request
 from plumberd.pure.modes import Mode, choose_local_mode, choose_mode
-from plumberd.pure.policy.decide import Question, Verdict
+from plumberd.pure.policy.decide import Question, Verdict, both
 from plumberd.pure.policy.route import Endpoint, Way, destination, find_way, parse_target_uri
 from plumberd.pure.policy.rule import Destination, Direction
 from plumberd.pure.refusals import REASON_BYTES, Refusal, Refused, printable
@@ -41,7 +41,6 @@ from plumberd.wiring.core import Core
 from plumberd.wiring.delivery import Handing, prepare
 
 _client_from_string: Callable[[Any, str], IStreamClientEndpoint] = endpoints.clientFromString
-_STRICTER = {Mode.DIRECT: 0, Mode.AUTO: 1, Mode.LOCKED: 2, Mode.RELAYED: 3, Mode.FRAMED: 4}
 
 SERVED = ("tcp", "unix")
 """The schemes that something here carries; others are ``not-possible``."""
@@ -382,15 +381,7 @@ class Lookup:
         verdict = decide(policy, question)
         if verdict.granted is False or far_service is None or far_service == self._request.service:
             return verdict
-        second = decide(policy, dataclasses.replace(question, service=far_service))
-        if second.granted is False or (verdict.granted and second.granted is None):
-            return second
-        both = tuple(a for a in verdict.addresses if a in second.addresses)
-        if verdict.addresses and not both:
-            return dataclasses.replace(second, granted=False, reason="no address passes for both services")
-        wishes = [v.handover for v in (verdict, second) if v.handover is not None]
-        wish = max(wishes, key=_STRICTER.__getitem__) if wishes else None
-        return dataclasses.replace(verdict, addresses=both, handover=wish)
+        return both(verdict, decide(policy, dataclasses.replace(question, service=far_service)))
 
     def _wish(self) -> Mode:
         assert self._verdict is not None

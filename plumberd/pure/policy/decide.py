@@ -27,6 +27,10 @@ DEFAULTS: Mapping[Direction, bool] = {Direction.IN: False, Direction.OUT: True}
 """What holds where no rule matches: nothing comes in, an unconfined client may dial out."""
 
 
+STRICTNESS = (Mode.DIRECT, Mode.AUTO, Mode.LOCKED, Mode.RELAYED, Mode.FRAMED)
+"""Wishes for the hand-over, the strictest last."""
+
+
 @dataclass(frozen=True)
 class Policy:
     """Rules in their order, and the defaults in force.
@@ -100,6 +104,23 @@ def decide(policy: Policy, question: Question) -> Verdict:
         return dataclasses.replace(first, addresses=tuple(passed))
     assert refused is not None
     return refused
+
+
+def both(first: Verdict, second: Verdict) -> Verdict:
+    """Return the verdict for a connection that has to pass twice: for two services, say.
+
+    Of several wishes for the hand-over the strictest holds.
+    """
+    if first.granted is False or second.granted is False:
+        return first if first.granted is False else second
+    if first.granted is None or second.granted is None:
+        return first if first.granted is None else second
+    addresses = tuple(a for a in first.addresses if a in second.addresses)
+    if first.addresses and not addresses:
+        return dataclasses.replace(second, granted=False, addresses=(), reason="no address passes for both services")
+    wishes = [v.handover for v in (first, second) if v.handover is not None]
+    wish = max(wishes, key=STRICTNESS.index) if wishes else None
+    return dataclasses.replace(first, addresses=addresses, handover=wish)
 
 
 def _judge(policy: Policy, question: Question, address: IPAddress | None) -> Verdict:
