@@ -19,20 +19,33 @@ F_SETPIPE_SZ = 1031
 DATA = random.Random(1).randbytes(5 << 20)
 
 
-def read_fd(fd: int) -> bytes:
-    """Read a descriptor to its end."""
-    parts = []
-    while part := os.read(fd, 65536):
-        parts.append(part)
-    return b"".join(parts)
+def wait_for(fd: int, event: int) -> None:
+    """Wait until *fd* is ready; a deadline ends that, for a thread that waits can't be ended."""
+    poll = select.poll()
+    poll.register(fd, event)
+    if not poll.poll(DEADLINE_SECONDS * 1000):
+        raise TimeoutError
+
+
+def read_fd(fd: int, count: int = sys.maxsize) -> bytes:
+    """Read *count* bytes of a descriptor, fewer only at its end."""
+    data = bytearray()
+    while len(data) < count:
+        wait_for(fd, select.POLLIN)
+        part = os.read(fd, min(65536, count - len(data)))
+        if not part:
+            break
+        data += part
+    return bytes(data)
 
 
 def write_fd(fd: int, data: bytes) -> None:
-    """Write all, and close."""
+    """Write all."""
+    os.set_blocking(fd, False)
     view = memoryview(data)
     while view:
+        wait_for(fd, select.POLLOUT)
         view = view[os.write(fd, view) :]
-    os.close(fd)
 
 
 class PumpTestCase(CleanTestCase):
@@ -42,18 +55,41 @@ class PumpTestCase(CleanTestCase):
         super().setUp()
         self.near, self.far = self.tcp_pair()
         self.near.settimeout(None)
+        self.open: set[int] = set()
+
+    def opened(self, *fds: int) -> None:
+        """Close these at the end, unless :meth:`close` has done so."""
+        self.open.update(fds)
+
+    def close(self, fd: int) -> None:
+        self.open.remove(fd)
+        os.close(fd)
 
     def pipes(self) -> tuple[int, int]:
         """Return the user's ends: where standard input is written and standard output is read."""
         self.stdin, stdin = os.pipe()
         stdout, self.stdout = os.pipe()
-        self.addCleanup(os.close, self.stdin)
-        self.addCleanup(os.close, stdout)
+        self.opened(self.stdin, stdin, stdout)
         return stdin, stdout
 
     def start(self) -> Deferred[int]:
         """Run it in a thread; its standard output is its own to close."""
-        return in_thread(carry, self.near, self.stdin, self.stdout)
+        carrying = in_thread(carry, self.near, self.stdin, self.stdout)
+        self.addCleanup(self.end, carrying)
+        return carrying
+
+    async def end(self, carrying: Deferred[int]) -> None:
+        """Take everything away from it, and wait for it."""
+        self.far.close()
+        for fd in self.open - {self.stdin}:
+            os.close(fd)
+        self.open &= {self.stdin}
+        if not carrying.called:
+            await carrying
+        for fd in self.open:
+            os.close(fd)
+        with contextlib.suppress(OSError):  # where it was broken, it is still open
+            os.close(self.stdout)
 
 
 class Bytes(PumpTestCase):
@@ -81,7 +117,7 @@ class Bytes(PumpTestCase):
             self.assertEqual(await in_thread(read_exactly, self.far, 4), b"ask%d" % number)
             self.far.sendall(b"say%d" % number)
             self.assertEqual(await in_thread(os.read, stdout, 100), b"say%d" % number)
-        os.close(stdin)
+        self.close(stdin)
         self.far.close()
         self.assertEqual(await carrying, 0)
 
@@ -120,6 +156,7 @@ class Ends(PumpTestCase):
         stdin, stdout = self.pipes()
         carrying = self.start()
         await in_thread(write_fd, stdin, b"request")
+        self.close(stdin)
         self.assertEqual(await in_thread(read_all, self.far), b"request")
         self.far.sendall(b"answer")
         self.far.close()
@@ -132,6 +169,7 @@ class Ends(PumpTestCase):
         self.far.shutdown(socket.SHUT_WR)
         self.assertEqual(await in_thread(read_fd, stdout), b"")
         await in_thread(write_fd, stdin, b"late")
+        self.close(stdin)
         self.assertEqual(await in_thread(read_all, self.far), b"late")
         self.assertEqual(await carrying, 0)
 
@@ -153,7 +191,7 @@ class Ends(PumpTestCase):
     async def test_the_connection_is_closed_at_the_end(self) -> None:
         stdin, _ = self.pipes()
         carrying = self.start()
-        os.close(stdin)
+        self.close(stdin)
         self.far.shutdown(socket.SHUT_WR)
         self.assertEqual((await carrying, self.near.fileno()), (0, -1))
 
@@ -198,12 +236,13 @@ class Broken(PumpTestCase):
         stdin, stdout = self.pipes()
         fcntl.fcntl(stdin, F_SETPIPE_SZ, 1 << 20)
         write_fd(stdin, DATA[: 1 << 20])  # more than the socket takes
+        self.close(stdin)
         answer = DATA[: 100 << 10]
         await in_thread(self.far.sendall, answer)
         carrying = self.start()
         await until(lambda: unread_bytes(self.far.fileno()))
         self.far.close()
-        self.assertTrue(await in_thread(read_fd_until, stdout, len(answer)) == answer)
+        self.assertTrue(await in_thread(read_fd, stdout, len(answer)) == answer)
         self.assertEqual(await carrying, 2)
         os.close(self.stdout)
 
@@ -211,10 +250,3 @@ class Broken(PumpTestCase):
         stdout, self.stdout = os.pipe()
         self.addCleanup(os.close, stdout)
         return -1, stdout
-
-
-def read_fd_until(fd: int, count: int) -> bytes:
-    data = b""
-    while len(data) < count and (part := os.read(fd, count - len(data))):
-        data += part
-    return data
