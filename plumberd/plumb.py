@@ -20,7 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
     args = _parser().parse_args(argv)
     try:
-        return int(args.run(args) or OK)
+        status = int(args.run(args) or OK)
+        sys.stdout.flush()  # here, where it may fail
+        return status
     except client.Refused as e:
         print(f"plumb: refused: {e.word}: {e.reason}", file=sys.stderr)
         return REFUSED

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import random
+import select
 import socket
 import struct
+import sys
 import tty
 
 from twisted.internet.defer import Deferred
 
-from plumberd.effects.kernel import unread_bytes
+from plumberd.effects.kernel import F_SETPIPE_SZ, unread_bytes
 from plumberd.pump import carry
-from tests.support import CleanTestCase, in_thread, read_all, read_exactly, until
+from tests.support import DEADLINE_SECONDS, CleanTestCase, in_thread, read_all, read_exactly, until
 
-F_SETPIPE_SZ = 1031
 DATA = random.Random(1).randbytes(5 << 20)
 
 
@@ -55,41 +57,55 @@ class PumpTestCase(CleanTestCase):
         super().setUp()
         self.near, self.far = self.tcp_pair()
         self.near.settimeout(None)
-        self.open: set[int] = set()
+        self._open: set[int] = set()
+        self.addCleanup(self.close_all)
 
     def opened(self, *fds: int) -> None:
-        """Close these at the end, unless :meth:`close` has done so."""
-        self.open.update(fds)
+        """Close these at the end of the test, if :meth:`close` has not done so before."""
+        self._open.update(fds)
 
     def close(self, fd: int) -> None:
-        self.open.remove(fd)
+        self._open.remove(fd)
         os.close(fd)
+
+    def close_all(self) -> None:
+        while self._open:
+            os.close(self._open.pop())
 
     def pipes(self) -> tuple[int, int]:
         """Return the user's ends: where standard input is written and standard output is read."""
         self.stdin, stdin = os.pipe()
-        stdout, self.stdout = os.pipe()
-        self.opened(self.stdin, stdin, stdout)
+        self.addCleanup(os.close, self.stdin)
+        stdout = self.pipe_out()
+        self.opened(stdin)
         return stdin, stdout
 
+    def pipe_out(self) -> int:
+        stdout, self.stdout = os.pipe()
+        self.opened(stdout)
+        return stdout
+
     def start(self) -> Deferred[int]:
-        """Run it in a thread; its standard output is its own to close."""
-        carrying = in_thread(carry, self.near, self.stdin, self.stdout)
-        self.addCleanup(self.end, carrying)
+        """Run it in a thread."""
+        carrying = in_thread(self._carry, self.stdout)
+        self.addCleanup(self._end, carrying)
         return carrying
 
-    async def end(self, carrying: Deferred[int]) -> None:
-        """Take everything away from it, and wait for it."""
+    def _carry(self, stdout: int) -> int:
+        before = os.fstat(stdout)
+        try:
+            return carry(self.near, self.stdin, stdout)
+        finally:  # where it broke, its standard output is the caller's to close
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.fstat(stdout), before):
+                    os.close(stdout)
+
+    async def _end(self, carrying: Deferred[int]) -> None:
+        """Take away what it may still wait for."""
         self.far.close()
-        for fd in self.open - {self.stdin}:
-            os.close(fd)
-        self.open &= {self.stdin}
+        self.close_all()
         if not carrying.called:
             await carrying
-        for fd in self.open:
-            os.close(fd)
-        with contextlib.suppress(OSError):  # where it was broken, it is still open
-            os.close(self.stdout)
 
 
 class Bytes(PumpTestCase):
@@ -97,11 +113,15 @@ class Bytes(PumpTestCase):
         stdin, stdout = self.pipes()
         carrying = self.start()
 
+        def ask() -> None:
+            write_fd(stdin, DATA)
+            self.close(stdin)
+
         def answer() -> None:
             self.far.sendall(DATA)
             self.far.shutdown(socket.SHUT_WR)
 
-        writing = [in_thread(write_fd, stdin, DATA), in_thread(answer)]
+        writing = [in_thread(ask), in_thread(answer)]
         reading = [in_thread(read_all, self.far), in_thread(read_fd, stdout)]
         for got in reading:
             self.assertTrue(await got == DATA)
@@ -116,7 +136,7 @@ class Bytes(PumpTestCase):
             os.write(stdin, b"ask%d" % number)
             self.assertEqual(await in_thread(read_exactly, self.far, 4), b"ask%d" % number)
             self.far.sendall(b"say%d" % number)
-            self.assertEqual(await in_thread(os.read, stdout, 100), b"say%d" % number)
+            self.assertEqual(await in_thread(read_fd, stdout, 4), b"say%d" % number)
         self.close(stdin)
         self.far.close()
         self.assertEqual(await carrying, 0)
@@ -126,7 +146,7 @@ class Bytes(PumpTestCase):
         with open(os.path.join(folder, "in"), "wb") as file:
             file.write(DATA)
         self.stdin = os.open(os.path.join(folder, "in"), os.O_RDONLY)
-        self.addCleanup(os.close, self.stdin)
+        self.opened(self.stdin)
         self.stdout = os.open(os.path.join(folder, "out"), os.O_WRONLY | os.O_CREAT)
         carrying = self.start()
         self.assertTrue(await in_thread(read_all, self.far) == DATA)
@@ -136,8 +156,8 @@ class Bytes(PumpTestCase):
         with open(os.path.join(folder, "out"), "rb") as file:
             self.assertTrue(file.read() == DATA)
 
-    async def test_sockets_may_stand_for_both(self) -> None:
-        # inetd, and programs that are started with one socket for both
+    async def test_one_socket_may_stand_for_both(self) -> None:
+        # as inetd starts programs
         user, both = self.pair()
         both.settimeout(None)
         self.stdin, self.stdout = both.fileno(), os.dup(both.fileno())
@@ -155,7 +175,7 @@ class Ends(PumpTestCase):
     async def test_the_end_of_standard_input_is_a_half_close(self) -> None:
         stdin, stdout = self.pipes()
         carrying = self.start()
-        await in_thread(write_fd, stdin, b"request")
+        write_fd(stdin, b"request")
         self.close(stdin)
         self.assertEqual(await in_thread(read_all, self.far), b"request")
         self.far.sendall(b"answer")
@@ -168,18 +188,17 @@ class Ends(PumpTestCase):
         carrying = self.start()
         self.far.shutdown(socket.SHUT_WR)
         self.assertEqual(await in_thread(read_fd, stdout), b"")
-        await in_thread(write_fd, stdin, b"late")
+        write_fd(stdin, b"late")
         self.close(stdin)
         self.assertEqual(await in_thread(read_all, self.far), b"late")
         self.assertEqual(await carrying, 0)
 
     async def test_a_terminal_is_not_waited_for(self) -> None:
         terminal, self.stdin = os.openpty()
-        self.addCleanup(os.close, terminal)
+        self.opened(terminal)
         self.addCleanup(os.close, self.stdin)
         tty.setraw(self.stdin)
-        stdout, self.stdout = os.pipe()
-        self.addCleanup(os.close, stdout)
+        stdout = self.pipe_out()
         carrying = self.start()
         os.write(terminal, b"typed")
         self.assertEqual(await in_thread(read_exactly, self.far, 5), b"typed")
@@ -198,36 +217,27 @@ class Ends(PumpTestCase):
 
 class Broken(PumpTestCase):
     async def test_a_reset_is_status_2(self) -> None:
-        stdin, stdout = self.pipes()
-        self.addCleanup(os.close, stdin)
+        _, stdout = self.pipes()
         carrying = self.start()
         self.far.sendall(b"x")
-        self.assertEqual(await in_thread(os.read, stdout, 1), b"x")
+        self.assertEqual(await in_thread(read_fd, stdout, 1), b"x")
         self.far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.far.close()
         self.assertEqual((await carrying, self.near.fileno()), (2, -1))
-        os.close(self.stdout)
 
     async def test_a_standard_output_that_nobody_reads_any_more_is_status_2(self) -> None:
-        stdin, stdout = os.pipe()
-        self.stdin = stdin
-        self.addCleanup(os.close, stdin)
-        self.addCleanup(os.close, stdout)
-        reader, self.stdout = os.pipe()
-        os.close(reader)
+        _, stdout = self.pipes()
+        self.close(stdout)
         carrying = self.start()
         self.far.sendall(b"x")
         self.assertEqual(await carrying, 2)
-        os.close(self.stdout)
 
     async def test_a_standard_input_that_cannot_be_read_is_status_2(self) -> None:
-        _, stdout = self.pipes_only_out()
+        self.pipe_out()
         self.stdin = os.open(self.folder(), os.O_RDONLY)  # a directory
-        self.addCleanup(os.close, self.stdin)
+        self.opened(self.stdin)
         self.assertEqual(await self.start(), 2)
         self.assertEqual(await in_thread(read_all, self.far), b"")
-        os.close(self.stdout)
-        self.assertEqual(read_fd(stdout), b"")
 
     async def test_what_the_far_side_sent_before_it_refused_more_is_delivered(self) -> None:
         # As a server does that answers and closes before it has read the whole request.
@@ -237,16 +247,10 @@ class Broken(PumpTestCase):
         fcntl.fcntl(stdin, F_SETPIPE_SZ, 1 << 20)
         write_fd(stdin, DATA[: 1 << 20])  # more than the socket takes
         self.close(stdin)
-        answer = DATA[: 100 << 10]
+        answer = DATA[: 100 << 10]  # more than a pipe takes
         await in_thread(self.far.sendall, answer)
         carrying = self.start()
         await until(lambda: unread_bytes(self.far.fileno()))
         self.far.close()
         self.assertTrue(await in_thread(read_fd, stdout, len(answer)) == answer)
         self.assertEqual(await carrying, 2)
-        os.close(self.stdout)
-
-    def pipes_only_out(self) -> tuple[int, int]:
-        stdout, self.stdout = os.pipe()
-        self.addCleanup(os.close, stdout)
-        return -1, stdout

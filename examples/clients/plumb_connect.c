@@ -68,17 +68,17 @@ static const char *member(const char *quoted) { /* returns its value in the answ
     if (*p != '}' || blanks(p + 1) != m.text + size) FAIL(2, "the broker's answer is no flat JSON object");
     return found;
 }
-static int carry(int sock) { /* copies both ways; the end of one is passed on, and does not end the other */
+static int carry(int fd) { /* copies both ways; the end of one is passed on, and does not end the other */
     static char buf[2][4096], *at[2]; /* a pipe that is ready takes that much without blocking */
-    struct pollfd on[] = {{0, POLLIN, 0}, {sock, POLLIN, 0}};
+    struct pollfd on[] = {{0, POLLIN, 0}, {fd, POLLIN, 0}};
     for (size_t len[2]; on[0].fd >= 0 || on[1].fd >= 0;)
         for (int i = poll(on, 2, -1) < 0 ? 2 : 0; i < 2; i++) if (on[i].revents) {
             const int in = on[i].events == POLLIN; /* else what was read is to be written */
-            ssize_t n = in ? read(on[i].fd, buf[i], 4096) : i ? write(1, at[1], len[1]) : send(sock, at[0], len[0], NOW);
-            if (n < 0 && errno != EAGAIN && errno != EINTR && (in || i)) FAIL(2, "connection broke: %s", strerror(errno));
-            if (in && n > 0) at[i] = buf[i], len[i] = (size_t)n, on[i] = (struct pollfd){i ? 1 : sock, POLLOUT, 0};
-            else if (in && n == 0) on[i].fd = -1, n = i ? close(1) : shutdown(sock, SHUT_WR);
-            else if (n > 0 && (at[i] += n, len[i] -= (size_t)n) == 0) on[i] = (struct pollfd){i ? sock : 0, POLLIN, 0};
+            ssize_t n = in ? read(on[i].fd, buf[i], 4096) : i ? write(1, at[1], len[1]) : send(fd, at[0], len[0], NOW);
+            if (n < 0 && errno != EAGAIN && errno != EINTR && (in || i)) FAIL(2, "copying: %s", strerror(errno));
+            if (in && n > 0) at[i] = buf[i], len[i] = (size_t)n, on[i] = (struct pollfd){i ? 1 : fd, POLLOUT, 0};
+            else if (in && n == 0) on[i].fd = -1, n = i ? close(1) : shutdown(fd, SHUT_WR);
+            else if (n > 0 && (at[i] += n, len[i] -= (size_t)n) == 0) on[i] = (struct pollfd){i ? fd : 0, POLLIN, 0};
             else if (n < 0 && errno != EAGAIN && errno != EINTR) on[0].fd = -2; /* but what it has said is delivered */
         }
     return on[0].fd == -2 ? 2 : 0;

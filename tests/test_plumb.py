@@ -1,0 +1,280 @@
+"""plumberd.plumb: the command itself, as a process of its own, against a broker that does as it is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from typing import Any
+
+from tests.children import Child
+from tests.fake_broker import FakeBrokerTestCase, frame, grant, refuse, send
+from tests.support import DEADLINE_SECONDS, in_thread, read_all
+
+DATA = random.Random(1).randbytes(5 << 20)
+STATUS = {
+    "ok": True,
+    "version": "1.2",
+    "rundir": "/run/it's here",
+    "dialects": {"native": "plumberd", "libipc-zig": "ipc"},
+    "you": {"uid": 1000, "gid": 1000, "pid": 77, "confined": False, "connections": 1},
+}
+EVERYTHING = {
+    **STATUS,
+    "pid": 4711,
+    "uptime_seconds": 12.3,
+    "tcpd": ["tcp:9000"],
+    "defaults": {"in": "deny", "out": "allow"},
+    "rules": ["allow in a any", "deny in any any"],
+    "redirects": {"a": "b"},
+    "routes": {"c": "tcp://h:9000/c"},
+    "handover": "auto",
+    "now": {"clients": 1, "unread_descriptors": 0},
+    "counts": {"out granted": 3},
+}
+
+
+class PlumbTestCase(FakeBrokerTestCase):
+    def plumb(self, *words: str, environ: dict[str, str] | None = None, **options: Any) -> Child:
+        """Start the command, with nothing of this process's environment that names a broker."""
+        env = {k: v for k, v in os.environ.items() if not k.startswith("IPC_")}
+        for name in ("RUNDIR", "XDG_RUNTIME_DIR", "PYTHONUNBUFFERED"):
+            env.pop(name, None)
+        return self.command([sys.executable, "-m", "plumberd.plumb", *words], env={**env, **(environ or {})}, **options)
+
+    async def finished(
+        self, *words: str, stdin: bytes = b"", environ: dict[str, str] | None = None
+    ) -> tuple[int, str, str]:
+        return await in_thread(self.plumb(*words, environ=environ).finish, stdin)
+
+    def serving(self, serve: Any) -> str:
+        """Start a broker that grants a connection to *serve*; return its run directory."""
+
+        def answer(sock: socket.socket, request: dict[str, Any]) -> None:
+            given, ours = socket.socketpair()
+            grant(sock, given)
+            with ours:
+                ours.settimeout(DEADLINE_SECONDS)
+                serve(ours)
+
+        return self.broker(answer)
+
+
+class Connect(PlumbTestCase):
+    async def test_standard_input_goes_there_and_the_answer_to_standard_output(self) -> None:
+        def serve(sock: socket.socket) -> None:
+            sock.sendall(b"answer to " + read_all(sock))
+
+        rundir = self.serving(serve)
+        self.assertEqual(
+            await self.finished("--rundir", rundir, "connect", "pong", stdin=b"request"), (0, "answer to request", "")
+        )
+        self.assertEqual(self.requests, [{"op": "lookup", "service": "pong"}])
+
+    async def test_five_megabytes_each_way_at_once_are_byte_exact(self) -> None:
+        got: list[bytes] = []
+
+        def serve(sock: socket.socket) -> None:
+            import threading
+
+            def send_all() -> None:
+                sock.sendall(DATA)
+                sock.shutdown(socket.SHUT_WR)
+
+            sending = threading.Thread(target=send_all)
+            sending.start()
+            got.append(read_all(sock))
+            sending.join()
+
+        child = self.plumb("--rundir", self.serving(serve), "connect", "pong")
+        out, err = await in_thread(child.process.communicate, DATA, DEADLINE_SECONDS)
+        self.assertTrue(out == DATA)
+        self.assertTrue(got == [DATA])
+        self.assertEqual((child.process.returncode, err), (0, b""))
+
+    async def test_the_far_sides_end_is_the_end_of_standard_output_and_the_rest_still_goes(self) -> None:
+        got: list[bytes] = []
+
+        def serve(sock: socket.socket) -> None:
+            sock.sendall(b"bye")
+            sock.shutdown(socket.SHUT_WR)
+            got.append(read_all(sock))
+
+        child = self.plumb("--rundir", self.serving(serve), "connect", "pong")
+        assert child.process.stdout is not None
+        self.assertEqual(await in_thread(child.process.stdout.read), b"bye")
+        self.assertIsNone(child.process.poll())
+        status, _, err = await in_thread(child.finish, b"late")
+        self.assertEqual((status, err, got), (0, "", [b"late"]))
+
+    async def test_a_uri_is_asked_for_as_one(self) -> None:
+        rundir = self.serving(lambda sock: None)
+        await self.finished("--rundir", rundir, "connect", "tcp://h.example:7/pong")
+        self.assertEqual(self.requests, [{"op": "lookup", "uri": "tcp://h.example:7/pong"}])
+
+    async def test_the_documented_line_sends_its_routes(self) -> None:
+        rundir = self.serving(lambda sock: None)
+        routes = "authd tls://user@passwd:example.com:9000/authd"
+        await self.finished("connect", "authd", environ={"IPC_NETWORKD": routes, "IPC_RUNDIR": rundir})
+        self.assertEqual(self.requests, [{"op": "lookup", "service": "authd", "routes": routes}])
+
+    async def test_a_connection_that_breaks_is_status_2(self) -> None:
+        def answer(sock: socket.socket, request: dict[str, Any]) -> None:
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                given = socket.create_connection(listener.getsockname())
+                far, _ = listener.accept()
+            grant(sock, given)
+            with far:
+                far.settimeout(DEADLINE_SECONDS)
+                far.recv(4)
+                far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+        status, out, _ = await self.finished("--rundir", self.broker(answer), "connect", "pong", stdin=b"ping")
+        self.assertEqual((status, out), (2, ""))
+
+    async def test_an_interruption_is_status_130_without_a_traceback(self) -> None:
+        def serve(sock: socket.socket) -> None:
+            sock.sendall(b"here\n")
+            read_all(sock)
+
+        child = self.plumb("--rundir", self.serving(serve), "connect", "pong")
+        self.assertEqual(await in_thread(child.line), "here")
+        os.kill(child.pid, signal.SIGINT)
+        await in_thread(child.process.wait, DEADLINE_SECONDS)
+        assert child.process.stderr is not None
+        self.assertEqual((child.process.returncode, child.process.stderr.read()), (130, b""))
+
+
+class Statuses(PlumbTestCase):
+    async def test_a_refusal_is_status_1_with_its_word_and_reason(self) -> None:
+        rundir = self.broker(refuse("denied", "rule 3 denies it"))
+        self.assertEqual(
+            await self.finished("--rundir", rundir, "connect", "pong"),
+            (1, "", "plumb: refused: denied: rule 3 denies it\n"),
+        )
+
+    async def test_no_broker_is_status_2_and_says_where_was_looked(self) -> None:
+        rundir = self.folder()
+        self.assertEqual(
+            await self.finished("--rundir", rundir, "connect", "pong"),
+            (2, "", f"plumb: no broker answers; looked at {rundir}/plumberd (No such file or directory)\n"),
+        )
+
+    async def test_garbage_is_status_2_without_a_traceback(self) -> None:
+        rundir = self.broker(lambda sock, _: send(sock, b"\0\0\0\5hello"))
+        status, out, err = await self.finished("--rundir", rundir, "status")
+        self.assertEqual((status, out, err.count("\n")), (2, "", 1))
+        self.assertIn("no JSON object", err)
+
+    async def test_a_command_that_does_not_exist_is_status_2(self) -> None:
+        status, _, err = await self.finished("frobnicate")
+        self.assertEqual(status, 2)
+        self.assertIn("frobnicate", err)
+
+    async def test_no_command_is_status_2(self) -> None:
+        status, _, err = await self.finished()
+        self.assertEqual(status, 2)
+        self.assertIn("COMMAND", err)
+
+    async def test_a_reader_that_has_gone_is_no_traceback(self) -> None:
+        reader, writer = os.pipe()
+        os.close(reader)
+        try:
+            child = self.plumb("--rundir", self.broker(answer_with(EVERYTHING)), "status", stdout=writer)
+        finally:
+            os.close(writer)
+        _, err = await in_thread(child.process.communicate, b"", DEADLINE_SECONDS)
+        self.assertEqual((child.process.returncode, err), (2, b""))
+
+
+class Status(PlumbTestCase):
+    async def test_as_json_it_is_the_brokers_answer(self) -> None:
+        status, out, err = await self.finished("--rundir", self.broker(answer_with(EVERYTHING)), "status", "--json")
+        self.assertEqual((status, err), (0, ""))
+        self.assertEqual({**json.loads(out), "ok": True}, EVERYTHING)
+        self.assertEqual(self.requests, [{"op": "status"}])
+
+    async def test_for_people_a_client_sees_itself(self) -> None:
+        status, out, err = await self.finished("--rundir", self.broker(answer_with(STATUS)), "status")
+        self.assertEqual((status, err), (0, ""))
+        self.assertEqual(
+            out.splitlines(),
+            [
+                "plumberd 1.2 serves /run/it's here",
+                "speaks   native on plumberd, libipc-zig on ipc",
+                "you      uid 1000, pid 77, not confined",
+            ],
+        )
+
+    async def test_for_people_an_administrator_sees_everything(self) -> None:
+        status, out, err = await self.finished("--rundir", self.broker(answer_with(EVERYTHING)), "status")
+        self.assertEqual((status, err), (0, ""))
+        for line in (
+            "runs     pid 4711, for 12 s",
+            "tcpd     tcp:9000",
+            "default  in=deny out=allow",
+            "rule 1   allow in a any",
+            "rule 2   deny in any any",
+            "redirect a to b",
+            "route    c = tcp://h:9000/c",
+            "handover auto",
+            "now      1 clients, 0 unread descriptors",
+            "so far   3 out granted",
+        ):
+            self.assertIn(line, out.splitlines())
+
+    async def test_where_nothing_listens_and_nothing_has_been_it_says_so(self) -> None:
+        answer = {**EVERYTHING, "tcpd": [], "counts": {}}
+        _, out, _ = await self.finished("--rundir", self.broker(answer_with(answer)), "status")
+        self.assertIn("tcpd     off", out.splitlines())
+        self.assertIn("so far   nothing", out.splitlines())
+
+
+class Env(PlumbTestCase):
+    async def test_it_prints_what_a_shell_takes(self) -> None:
+        rundir = self.broker(answer_with(STATUS))
+        status, out, err = await self.finished("env", environ={"IPC_RUNDIR": rundir})
+        self.assertEqual((status, err), (0, ""))
+        shell = await in_thread(
+            subprocess.run,
+            ["/bin/sh", "-c", out + 'printf "%s\\n" "$IPC_RUNDIR" "$RUNDIR"; env | grep -c RUNDIR'],
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_SECONDS,
+            env={},
+        )
+        self.assertEqual(shell.stdout.splitlines(), ["/run/it's here", "/run/it's here", "2"])
+
+    async def test_as_json(self) -> None:
+        rundir = self.broker(answer_with(STATUS))
+        _, out, _ = await self.finished("env", "--json", environ={"IPC_RUNDIR": rundir})
+        self.assertEqual(json.loads(out), {"IPC_RUNDIR": "/run/it's here", "RUNDIR": "/run/it's here"})
+
+    async def test_a_directory_of_the_users_is_not_asked(self) -> None:
+        status, out, err = await self.finished("--rundir", "/some where", "env")
+        self.assertEqual((status, err), (0, ""))
+        self.assertEqual(out, "export IPC_RUNDIR='/some where'\nexport RUNDIR='/some where'\n")
+
+    async def test_without_a_broker_it_says_so_and_tells_where_one_would_be(self) -> None:
+        folder = self.folder()
+        status, out, err = await self.finished("env", environ={"IPC_RUNDIR": folder})
+        self.assertEqual((status, out.splitlines()[0]), (0, f"export IPC_RUNDIR={folder}"))
+        self.assertIn("no broker answers", err)
+        self.assertIn("telling where one would be", err)
+
+
+class Quick(PlumbTestCase):
+    async def test_it_imports_no_twisted(self) -> None:
+        out = await self.run_child(
+            "import sys, plumberd.plumb\nprint([m for m in sys.modules if m.split('.')[0] in ('twisted', 'zope')])"
+        )
+        self.assertEqual(out, "[]\n")
+
+
+def answer_with(answer: dict[str, Any]) -> Any:
+    return lambda sock, request: send(sock, frame(answer))
