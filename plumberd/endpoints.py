@@ -54,6 +54,7 @@ from plumberd.pure.places import broker_rundir
 from plumberd.pure.refusals import Refused
 
 # Twisted's errors carry no types.
+_NotConnected: Callable[[int | None, str], Exception] = error.ConnectError
 _TimedOut: Callable[..., Exception] = error.TimeoutError
 _Cancelled: Callable[[IAddress], Exception] = error.ConnectingCancelledError
 _CannotListen: Callable[[None, str, Exception], Exception] = error.CannotListenError
@@ -122,8 +123,9 @@ class IpcClientEndpoint:
         """Return a Deferred of the connected protocol.
 
         It fails with :class:`LookupRefused`, :class:`LookupFailed`, Twisted's TimeoutError, or
-        NoProtocol where the factory builds none; cancelled, with ConnectingCancelledError, and
-        whatever had been received is closed.
+        ConnectError where the far side has reset it already; with NoProtocol where the factory
+        builds none, and with what the factory or its protocol raises. Cancelled, it fails with
+        ConnectingCancelledError. Whatever had been received is closed then.
         """
         looking: Deferred[Any] = Deferred.fromCoroutine(self._look_up())
         looking.addTimeout(self._timeout_seconds, self._reactor, self._timed_out)
@@ -154,10 +156,7 @@ class IpcClientEndpoint:
         return failure
 
     def _speak(self, sock: socket.socket, factory: IProtocolFactory) -> IProtocol:
-        try:
-            protocol = _adopt(self._reactor, sock, factory)
-        except OSError as e:  # the far side has reset it already
-            raise LookupFailed(e.errno, e.strerror or str(e)) from None
+        protocol = _adopt(self._reactor, sock, factory)
         if protocol is None:
             raise error.NoProtocol()
         return protocol
@@ -299,7 +298,7 @@ class ServicePort:
         client.check_directory(self._rundir)
         _refuse_if_served(check_path(self._rundir, self._service))
         bound = bind_socket(self._rundir, self._service, None)
-        # The broker's own sockets want each message's sender, and no descriptors; a service's want neither.
+        # The broker's own sockets ask for each message's sender and refuse descriptors; a service's do neither.
         bound.sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
         with contextlib.suppress(OSError):  # before Linux 6.16 there is nothing to undo
             bound.sock.setsockopt(socket.SOL_SOCKET, kernel.SO_PASSRIGHTS, 1)
@@ -354,19 +353,21 @@ def _adopt(reactor: Any, sock: socket.socket, factory: IProtocolFactory) -> IPro
     """Give a connected socket to the reactor, with a protocol of *factory*'s; *sock* is closed in any case.
 
     :returns: the protocol, or ``None`` where the factory did not want to build one.
-    :raises OSError: the far side has reset it.
+    :raises ConnectError: the far side has reset it, or there is no descriptor left.
     :raises Exception: what the factory or its protocol raises; the connection is closed.
     """
     once = _Once(factory)
     with sock:
-        sock.setblocking(False)
-        sock.getpeername()
         try:
+            sock.setblocking(False)
+            sock.getpeername()  # here rather than in the reactor, which would leave its duplicate to the collector
             reactor.adoptStreamConnection(sock.fileno(), sock.family, once)
-        except BaseException:
+        except Exception as e:
             transport = getattr(once.built, "transport", None)
-            if transport is not None:  # connectionMade failed
+            if transport is not None:  # the protocol's own: connectionMade failed
                 transport.abortConnection()
+            elif isinstance(e, OSError):
+                raise _NotConnected(e.errno, e.strerror or str(e)) from None
             raise
     if once.error is not None:
         raise once.error

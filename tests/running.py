@@ -52,15 +52,16 @@ class RunningTestCase(CleanTestCase):
 
     def serve(self, rundir: str, name: str, answer: Any = None) -> socket.socket:
         """Run a local service that gives each connection to *answer*, or echoes; return its listener."""
-        return self._serve(self.unix_listener(os.path.join(rundir, name)), answer or echo)
+        return self.serve_on(self.unix_listener(os.path.join(rundir, name)), answer or echo)
 
     def serve_tcp(self, answer: Any = None, host: str = "127.0.0.1") -> int:
         """Run a TCP server of nobody's that gives each connection to *answer*, or echoes; return its port."""
         listener, port = self.listener(host)
-        self._serve(listener, answer or echo)
+        self.serve_on(listener, answer or echo)
         return port
 
-    def _serve(self, listener: socket.socket, answer: Any) -> socket.socket:
+    def serve_on(self, listener: socket.socket, answer: Any) -> socket.socket:
+        """Give each connection to *listener* to *answer*, in a thread of its own; return *listener*."""
         threads: list[threading.Thread] = []
         connections: list[socket.socket] = []
 

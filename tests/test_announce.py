@@ -109,7 +109,7 @@ class Told(SynchronousTestCase):
 
     def test_of_an_endpoint_string_only_its_kind_is_told(self) -> None:
         made = settings(routes={"a": parse_route("a", "tls:h.example:443:privateKey=secret")})
-        self.told("route a = the endpoint tls-endpoint:…", made)
+        self.told("route a = the endpoint tls:…", made)
 
     def test_what_clients_export(self) -> None:
         self.told("  export IPC_RUNDIR=/run/ipc RUNDIR=/run/ipc", settings())

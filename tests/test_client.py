@@ -17,7 +17,9 @@ from typing import Any
 from unittest import mock
 
 from plumberd import client
+from plumberd.effects.actas import ActAs
 from plumberd.pure import places
+from plumberd.pure.who import LocalWho
 from tests.children import SOURCES, needs_root
 from tests.fake_broker import Answering, FakeBrokerTestCase, frame, grant, refuse, send
 from tests.support import in_thread, read_exactly
@@ -381,6 +383,42 @@ class Finding(ClientTestCase):
         sock = self.owned(await in_thread(client.find_broker, self.broker(refuse("busy", "r")), 10))
         sock.sendall(frame({"op": "status"}))
         self.assertEqual(json.loads((await in_thread(sock.recv, 1000))[4:])["error"], "busy")
+
+
+class WhoServes(ClientTestCase):
+    """In a sticky directory a neighbour may have put up the socket."""
+
+    def served_by(self, uid: int, owner: int = 0) -> str:
+        rundir = self.folder()
+        os.chown(rundir, owner, -1)
+        os.chmod(rundir, 0o1777)
+        sock = self.owned(socket.socket(socket.AF_UNIX))
+        sock.bind(os.path.join(rundir, "plumberd"))
+        ActAs().call(LocalWho(uid, uid, (), 1), sock.listen)
+        return rundir
+
+    @needs_root
+    def test_a_stranger_is_not_asked(self) -> None:
+        rundir = self.served_by(12345)
+        with self.assertRaises(client.Error) as raised:
+            client.find_broker(rundir)
+        self.assertEqual(raised.exception.errno, errno.EPERM)
+        self.assertIn(f"{rundir}/plumberd is served by uid 12345", str(raised.exception.strerror))
+
+    @needs_root
+    def test_the_owner_of_the_directory_is(self) -> None:
+        self.owned(client.find_broker(self.served_by(12345, owner=12345)))
+
+    @needs_root
+    def test_root_is_asked_in_anybodys_directory(self) -> None:
+        self.owned(client.find_broker(self.served_by(0, owner=12345)))
+
+    def test_a_directory_that_is_a_symlink_is_refused(self) -> None:
+        link = os.path.join(self.folder(), "link")
+        os.symlink(self.broker(), link)
+        with self.assertRaises(client.Error) as raised:
+            client.find_broker(link)
+        self.assertIn("is a symbolic link", str(raised.exception.strerror))
 
 
 class NotAdmitted(ClientTestCase):

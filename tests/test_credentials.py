@@ -12,6 +12,7 @@ from typing import Any
 
 from plumberd.effects import credentials
 from plumberd.effects.credentials import Inspector, Sender, maker_of, sender_of
+from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.who import LocalWho
 from tests.children import Child, ChildTestCase, needs_root
 from tests.support import in_thread
@@ -147,13 +148,6 @@ class Confined(InspectorTestCase):
             within=("unshare", "-p", "-f"),
         )
 
-    async def test_one_that_has_become_another_user_after_connecting(self) -> None:
-        await self.check(
-            "it has changed its user since it connected",
-            "from tests.inside import become",
-            "become(12345)",
-        )
-
     async def test_another_user_that_cannot_be_looked_at(self) -> None:
         def refuse(pid: str) -> tuple[int, int]:
             raise PermissionError(13, "Permission denied")
@@ -224,13 +218,34 @@ class SentByAnother(InspectorTestCase):
         who = self.inspector.who(sock, maker, None)
         self.assertEqual((who.pid, who.confined), (os.getpid(), self.WHY))
 
-    async def test_the_uid_is_that_of_who_connected(self) -> None:
-        client = self.owned(socket.socket(socket.AF_UNIX))
-        client.connect(self.path)
-        client.sendall(b"?")
-        sock, maker, sender = self.receive()
-        who = self.inspector.who(sock, maker, (sender[0] + 1, 4321, 4321))
-        self.assertEqual((who.uid, who.gid, who.pid), (os.geteuid(), os.getegid(), sender[0] + 1))
+
+class AnotherUser(InspectorTestCase):
+    """Who has come by somebody else's connection is told to make one of his own."""
+
+    async def refused(self, *args: str) -> None:
+        self.client(*args)
+        received = await in_thread(self.receive)
+        with self.assertRaises(Refused) as raised:
+            self.inspector.who(*received)
+        self.assertIs(raised.exception.word, Refusal.DENIED)
+        self.assertIn("make a connection of your own", raised.exception.reason)
+
+    @needs_root
+    async def test_a_process_that_has_changed_its_user_since_it_connected(self) -> None:
+        await self.refused("from tests.inside import become", "become(12345)")
+
+    @needs_root
+    async def test_a_process_that_has_changed_its_group_since_it_connected(self) -> None:
+        await self.refused("", "os.setresgid(23456, 23456, 23456)")
+
+    @needs_root
+    async def test_a_child_of_another_user_that_inherited_the_connection(self) -> None:
+        await self.refused("from tests.inside import become", FORK + "become(12345)")
+
+    @needs_root
+    async def test_a_set_uid_program_is_whom_it_acts_as(self) -> None:
+        who = await self.who("os.setresgid(23456, 0, 0); os.setresuid(12345, 0, 0)")
+        self.assertEqual((who.uid, who.gid, who.confined), (0, 0, ""))
 
 
 class Gone(InspectorTestCase):

@@ -100,12 +100,11 @@ class Defaults(SynchronousTestCase):
         )
 
     def test_a_route_that_does_what_the_client_could_not_needs_a_rule(self) -> None:
-        for scheme in ("unix-endpoint", "tls-endpoint", "systemd-endpoint"):
+        for scheme in ("unix", "tls", "systemd"):
             for confined in (False, True):
-                question = Question(OUT, "pong", Destination(scheme, None, None, None), confined)
+                question = Question(OUT, "pong", Destination(scheme, None, None, None, True), confined)
                 self.assertIs(decide(policy(), question).granted, False)
-                other = policy("allow out pong unix:any", "allow out any tls:any")
-                self.assertIs(decide(other, question).granted, False)
+                self.assertIs(decide(policy("allow out other any", "allow out any tcp:any"), question).granted, False)
                 self.assertIs(decide(policy("allow out pong any"), question).granted, True)
 
     @each(

@@ -243,6 +243,18 @@ class Generations(DialTestCase):
         self.serve(name="pong-0-0", kind=socket.SOCK_SEQPACKET)
         self.assert_refused(Refusal.DENIED, "does not let this user in", lambda: self.dial(who=CLIENT))
 
+    @needs_root
+    def test_a_strangers_socket_beside_the_services_keeps_nobody_from_it(self) -> None:
+        self.serve(uid=12345)
+        self.serve(name="pong-0-0", kind=socket.SOCK_SEQPACKET)
+        self.assertEqual(self.reached(packets=False), ("pong-0-0", socket.SOCK_SEQPACKET))
+
+    @needs_root
+    def test_where_nothing_but_a_strangers_and_a_stale_one_is_there_the_strangers_is_told(self) -> None:
+        self.serve(name="pong-0-0", kind=socket.SOCK_SEQPACKET, uid=12345)
+        self.serve().close()
+        self.assert_refused(Refusal.DENIED, "served by uid 12345", self.dial)
+
     def test_a_repeated_attempt_knows_the_clients_kind(self) -> None:
         self.serve_all()
         dial = UnixDial(self.clock, self.services, "pong", None, self.note, packets=True)

@@ -148,12 +148,12 @@ class Failures(RunningTestCase):
 
     async def check_closed_without_a_protocol(self, factory: Any, wanted: type[Exception]) -> None:
         broker = self.run_broker()
-        ended: list[bytes] = []
+        ended: list[int] = []
 
         def answer(sock: socket.socket) -> None:
             with contextlib.suppress(ConnectionResetError):  # an abort is one, over TCP
-                self.assertEqual(read_all(sock), b"")
-            ended.append(b"")
+                read_all(sock)
+            ended.append(1)
 
         self.serve(broker.settings.rundir, "pong", answer)
         for given in ("", f"pong tcp://127.0.0.1:{self.serve_tcp(answer)}"):  # the two kinds of transports
@@ -170,16 +170,16 @@ class Failures(RunningTestCase):
     async def test_a_factory_that_fails(self) -> None:
         class Failing(Factory):
             def buildProtocol(self, addr: IAddress | None) -> Protocol:
-                raise ZeroDivisionError
+                raise FileNotFoundError
 
-        await self.check_closed_without_a_protocol(Failing(), ZeroDivisionError)
+        await self.check_closed_without_a_protocol(Failing(), FileNotFoundError)
 
     async def test_a_protocol_that_fails_as_it_begins(self) -> None:
         class Failing(Protocol):
             def connectionMade(self) -> None:
-                raise ZeroDivisionError
+                raise FileNotFoundError
 
-        await self.check_closed_without_a_protocol(Factory.forProtocol(Failing), ZeroDivisionError)
+        await self.check_closed_without_a_protocol(Factory.forProtocol(Failing), FileNotFoundError)
 
     async def test_a_far_side_that_has_reset_already(self) -> None:
         rundir = self.folder()
@@ -192,7 +192,7 @@ class Failures(RunningTestCase):
                 socket.send_fds(sock, [lookup_contract.GRANTED], [near.fileno()])
 
         self.serve(rundir, "plumberd", answer)
-        failed = await self.assertFailure(self.connect(Factory.forProtocol(Talk), rundir=rundir), LookupFailed)
+        failed = await self.assertFailure(self.connect(Factory.forProtocol(Talk), rundir=rundir), error.ConnectError)
         self.assertEqual(failed.osError, errno.ENOTCONN)
 
 

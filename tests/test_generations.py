@@ -100,7 +100,7 @@ class GenerationsTestCase(RunningTestCase):
         listener = self.owned(socket.socket(socket.AF_UNIX, kind))
         listener.bind(os.path.join(rundir, name + suffix))
         listener.listen(16)
-        self._serve(listener, bounce_packets if kind == socket.SOCK_SEQPACKET else bounce_stream)
+        self.serve_on(listener, bounce_packets if kind == socket.SOCK_SEQPACKET else bounce_stream)
 
     async def look_up(self, client: str, service: PlumberdService, text: bytes) -> socket.socket:
         told, sock = await in_thread(CLIENTS[client], service.settings.rundir, text)

@@ -1,4 +1,4 @@
-"""plumberd.wiring.inbound: remote callers, raw and behind other endpoints."""
+"""plumberd.wiring.inbound: remote callers, on sockets of their own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from tests.running import RunningTestCase
 from tests.support import in_thread, is_reset, read_all, read_exactly, until
 
 PLAIN = "tcp:0:interface=127.0.0.1"
-PROXIED = "haproxy:tcp:0:interface=127.0.0.1"
 
 
 class TcpdTestCase(RunningTestCase):
@@ -193,14 +192,6 @@ class Callers(TcpdTestCase):
         sock = await self.ask(service, b"pong")
         sock.sendall(b"nobody reads this")
         self.assertTrue(await in_thread(is_reset, sock))
-
-
-class BehindAProxy(Callers):
-    """The same through Twisted's PROXY-protocol endpoint, whose header tells the peer's address."""
-
-    endpoint = PROXIED
-    first_bytes = b"PROXY TCP4 192.0.2.7 127.0.0.1 40000 9000\r\n"
-    peer_address = "192.0.2.7"
 
 
 def _end(sock: socket.socket) -> bytes:

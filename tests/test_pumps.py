@@ -10,7 +10,8 @@ from plumberd.effects.pumps import (
     NOTHING,
     PACKET_BYTES,
     CopyPump,
-    PacketsToStream,
+    Packets,
+    PacketsToFrames,
     Pump,
     SplicePump,
     StreamToFrames,
@@ -89,7 +90,7 @@ class Spliced(PumpTestCase):
 class Translated(PumpTestCase):
     def test_packets_become_a_stream_of_the_same_bytes(self) -> None:
         (source, a), (sink, b) = self.packets(), self.stream()
-        pump = PacketsToStream(a, b)
+        pump = Packets(a, b)
         for payload in (b"one", b"", b"three"):
             source.send(message(payload))
         self.run_dry(pump)
@@ -97,7 +98,7 @@ class Translated(PumpTestCase):
 
     def test_many_packets_in_the_queue_are_no_large_packet(self) -> None:
         (source, a), (sink, b) = self.packets(), self.stream()
-        pump = PacketsToStream(a, b)
+        pump = Packets(a, b)
         count, piece = 0, message(b"x" * 60_000)
         source.setblocking(False)
         try:
@@ -156,7 +157,7 @@ class Translated(PumpTestCase):
 
     def test_a_full_sink_is_waited_for(self) -> None:
         (source, a), (sink, b) = self.packets(), self.stream()
-        pump = PacketsToStream(a, b)
+        pump = Packets(a, b)
         piece = message(b"x" * 100_000)
         for _ in range(10):
             source.send(piece)
@@ -181,6 +182,26 @@ class Framed(PumpTestCase):
         self.assertTrue(pump.empty())
         self.assertEqual(sink.recv(1000), message(b"two"))
 
+    def test_a_packet_is_one_message_too(self) -> None:
+        (source, a), (sink, b) = self.packets(), self.stream()
+        pump = PacketsToFrames(a, b)
+        for payload in (b"x" * 100_000, b"two"):
+            source.send(message(payload))
+        pump.fill()
+        pump.empty()
+        self.assertEqual(pump.fill(), 9)
+        self.assertFalse(pump.empty())
+        self.assertTrue(sink.recv(1 << 20) == message(b"x" * 100_000))
+        self.assertTrue(pump.empty())
+        self.assertEqual(sink.recv(1 << 20), message(b"two"))
+
+    def test_packets_stay_whole_between_packets(self) -> None:
+        (source, a), (sink, b) = self.packets(), self.packets()
+        pump = Packets(a, b)
+        source.send(message(b"x" * 150_000))
+        self.run_dry(pump)
+        self.assertTrue(sink.recv(1 << 20) == message(b"x" * 150_000))
+
 
 class Made(PumpTestCase):
     def test_by_the_kinds_of_the_sockets(self) -> None:
@@ -188,9 +209,11 @@ class Made(PumpTestCase):
         other = self.stream()[1]
         for left, right, framed, wanted in (
             (stream, other, False, (SplicePump, SplicePump)),
-            (packets, stream, False, (PacketsToStream, StreamToPackets)),
-            (stream, packets, False, (StreamToPackets, PacketsToStream)),
+            (packets, stream, False, (Packets, StreamToPackets)),
+            (stream, packets, False, (StreamToPackets, Packets)),
             (stream, other, True, (SplicePump, StreamToFrames)),
+            (stream, packets, True, (StreamToPackets, PacketsToFrames)),
+            (packets, self.packets()[1], False, (Packets, Packets)),
         ):
             pumps = make_pumps(left, right, self.pipes, "libipc-2023", framed=framed)
             self.assertEqual(tuple(map(type, pumps)), wanted)

@@ -300,12 +300,14 @@ class Destinations(SynchronousTestCase):
         self.assertEqual(Endpoint(text).destination(), wanted)
 
     @each(
-        ("unix:/run/x.sock", Destination("unix-endpoint", None, None, None)),
-        ("unix:path=/run/x.sock", Destination("unix-endpoint", None, None, None)),
-        ("systemd:domain=INET", Destination("systemd-endpoint", None, None, None)),
-        ("SSL:a.example:443", Destination("ssl-endpoint", "a.example", None, 443)),
-        ("tls:a.example:443:certificate=/c.pem", Destination("tls-endpoint", "a.example", None, 443)),
-        ("tls:a.example:443:privateKey=/k.pem", Destination("tls-endpoint", "a.example", None, 443)),
+        ("unix:/run/x.sock", Destination("unix", None, None, None, True)),
+        ("unix:path=/run/x.sock", Destination("unix", None, None, None, True)),
+        ("systemd:domain=INET", Destination("systemd", None, None, None, True)),
+        ("SSL:a.example:443", Destination("ssl", "a.example", None, 443, True)),
+        ("tls:a.example:443:certificate=/c.pem", Destination("tls", "a.example", None, 443, True)),
+        ("tls:a.example:443:30::/c.pem", Destination("tls", "a.example", None, 443, True)),
+        ("tls:a.example:443:endpoint=unix\\:/x", Destination("tls", "a.example", None, 443, True)),
+        ("tls:a.example:443:privateKey=/k.pem", Destination("tls", "a.example", None, 443, True)),
     )
     def test_an_endpoint_that_does_what_a_client_could_not_is_told_apart(self, text: str, wanted: Destination) -> None:
         self.assertEqual(Endpoint(text).destination(), wanted)

@@ -16,6 +16,7 @@ import socket
 import struct
 
 from plumberd.effects import kernel
+from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.who import LocalWho
 
 _UCRED = struct.Struct("iII")
@@ -23,6 +24,9 @@ _COOKIE_BYTES = 8
 _PROC_BYTES = 4096
 _ANCESTORS = 64
 """How far up the walk to a pid namespace's process 1 goes."""
+
+UNTOLD = "it can't be told where it runs"
+"""Why a client counts as confined whose process this one may not look into."""
 
 Sender = tuple[int, int, int]
 """pid, uid, gid, as the kernel attached them to a message."""
@@ -74,18 +78,29 @@ class Inspector:
         :param maker: the connection's peer credentials.
         :param sender: the message's, or ``None`` where they could not be had or where
             its parts came from several processes.
+        :raises Refused: ``denied`` where the sender is another user than the maker.
         :raises OSError: where the peer's groups can't be had.
         """
         pid, uid, gid = maker
         groups = kernel.peer_groups(sock)
+        if sender is not None and sender[0] != pid and sender[1:] != maker[1:]:
+            raise _not_the_maker(maker)
         if sender is None or sender[0] != pid:
-            return LocalWho(
-                uid, gid, groups, pid if sender is None else sender[0], "not sent by the process that connected"
-            )
-        confined, same_cgroup = self._confined(sock, pid, uid)
+            by = pid if sender is None else sender[0]
+            return LocalWho(uid, gid, groups, by, "not sent by the process that connected")
+        confined, same_cgroup = self._confined(sock, maker, sender)
         return LocalWho(uid, gid, groups, pid, confined, same_cgroup)
 
-    def _confined(self, sock: socket.socket, pid: int, uid: int) -> tuple[str, bool]:
+    def _confined(self, sock: socket.socket, maker: Sender, sender: Sender) -> tuple[str, bool]:
+        pid = maker[0]
+        try:
+            status = _read(f"/proc/{pid}/status")
+            ids = tuple(int(_field(status, name).split()[1]) for name in (b"Uid:", b"Gid:"))
+        except (OSError, ValueError):
+            status, ids = b"", sender[1:]
+        # A message carries the real ids, the connection the effective ones: set-uid programs have both.
+        if ids != maker[1:]:
+            raise _not_the_maker(maker)
         try:
             cookie = sock.getsockopt(socket.SOL_SOCKET, kernel.SO_NETNS_COOKIE, _COOKIE_BYTES)
             if cookie != self._cookie:
@@ -96,16 +111,13 @@ class Inspector:
         try:
             if _net_of(str(pid)) != self._net:
                 return "another network namespace", False
-            status = _read(f"/proc/{pid}/status")
-            if int(_field(status, b"Uid:").split()[1]) != uid:
-                return "it has changed its user since it connected", False
             filters = _filters(status)
             if filters and filters > self._filters_of_process_1(status):
                 return "more seccomp filters than its system's first process", False
             same_cgroup = self._tell_cgroup and _read(f"/proc/{pid}/cgroup") == self._cgroup
             _check_alive(pidfd)
         except (OSError, ValueError):
-            return "it can't be told where it runs", False
+            return UNTOLD, False
         finally:
             os.close(pidfd)
         return "", same_cgroup
@@ -126,6 +138,14 @@ class Inspector:
                 return _filters(status)
             status = _read(f"/proc/{int(_field(status, b'PPid:'))}/status")
         raise ValueError("process 1 of the pid namespace is out of sight")
+
+
+def _not_the_maker(maker: Sender) -> Refused:
+    return Refused(
+        Refusal.DENIED,
+        f"uid {maker[1]}, gid {maker[2]} made this connection, and who asks is somebody else by now: "
+        "make a connection of your own",
+    )
 
 
 def _peer_pidfd(sock: socket.socket) -> int:

@@ -61,10 +61,12 @@ class LocalServices:
         for name, kind in _places(service, packets=packets):
             try:
                 return self._dial(service, os.path.join(self.path, name), kind, who)
+            except _Untrusted as e:
+                told = e  # somebody else's socket beside the service's keeps nobody from the service
             except Refused as e:
                 if e.word not in (Refusal.UNKNOWN_SERVICE, Refusal.NOT_POSSIBLE):
                     raise
-                if told is None or name == service:
+                if told is None or (name == service and not isinstance(told, _Untrusted)):
                     told = e
         assert told is not None
         raise told
@@ -73,7 +75,7 @@ class LocalServices:
         """Connect to the scheme daemon that serves ``<run directory>/<scheme>`` in another process.
 
         :returns: a connected, non-blocking socket that the caller owns.
-        :raises Refused: ``unreachable`` where none serves there, or where it is not to be trusted.
+        :raises Refused: ``unreachable`` where none serves there, ``denied`` where its user is not to be trusted.
         """
         path = os.path.join(self.path, scheme)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -133,10 +135,14 @@ class LocalServices:
     def _check_listener(self, sock: socket.socket, service: str) -> None:
         _, uid, _ = maker_of(sock)
         if uid not in self.trusted_uids:
-            raise Refused(
+            raise _Untrusted(
                 Refusal.DENIED,
                 f"{service} is served by uid {uid}, which this broker does not trust with a service (--service-user)",
             )
+
+
+class _Untrusted(Refused):
+    """A user listens there who is not trusted with a service."""
 
 
 class UnixDial:

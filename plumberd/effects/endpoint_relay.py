@@ -31,7 +31,12 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, implementer
 
+from plumberd.effects import kernel
 from plumberd.effects.poll import ERR, HUP, Poll
+
+DRAIN_STEP_SECONDS = 0.01
+DRAIN_STEPS = 3000
+"""A reset waits so often for the bytes before it to arrive."""
 
 EARLY_BYTES = 65536
 """Bytes that may arrive before the other side is there; reading stops at the first."""
@@ -66,6 +71,7 @@ class Half(Protocol):
         self._early = b""
         self._fd = -1
         self._gone = 0
+        self._draining: IDelayedCall | None = None
         self._write_ends = self._write_ended = self._abort_then = False
         self._broken = False
         self._hold: IDelayedCall | None = None
@@ -164,7 +170,7 @@ class Half(Protocol):
         """See :class:`twisted.internet.interfaces.IHalfCloseableProtocol`."""
         self._write_ended = True
         if self._abort_then:
-            self.abort()
+            self.abort_when_arrived()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """See :class:`twisted.internet.protocol.Protocol`."""
@@ -174,7 +180,11 @@ class Half(Protocol):
         if self._hold is not None:
             self._release()
         self._poll.forget(self._fd)
-        self.reset = self._broken or not isinstance(reason.value, (ConnectionDone, ConnectionAborted))
+        # A hang-up behind the end of a stream is no reset; a reset there is seen by _ready.
+        unclean = not isinstance(reason.value, (ConnectionDone, ConnectionAborted))
+        self.reset = self._broken or (unclean and not self.read_ended)
+        if self._draining is not None and self._draining.active():
+            self._draining.cancel()
         if self.other is not None:
             self._pass_loss()
         self._ended(self)
@@ -226,10 +236,20 @@ class Half(Protocol):
         else:
             other.wire.loseConnection()
 
+    def abort_when_arrived(self, steps: int = DRAIN_STEPS) -> None:
+        """Abort when the far side's kernel has everything that ours holds, or when that takes too long."""
+        if self.lost:
+            return
+        if steps and self._fd >= 0 and kernel.unsent_bytes(self._fd):
+            again = self.wire.reactor.callLater
+            self._draining = again(DRAIN_STEP_SECONDS, self.abort_when_arrived, steps - 1)
+        else:
+            self.abort()
+
     def _abort_when_sent(self) -> None:
         """Abort as soon as everything written before has been sent: aborting at once would drop that."""
         if self._write_ended:
-            self.abort()
+            self.abort_when_arrived()
         elif self._write_ends:
             self._abort_then = True
         else:
@@ -270,9 +290,9 @@ class _AbortWhenFlushed:
     def resumeProducing(self) -> None:
         """See :class:`twisted.internet.interfaces.IPullProducer`; the first call comes out of registerProducer."""
         self._calls += 1
-        if self._calls > 1:
+        if self._calls == 2:
             self._side.wire.unregisterProducer()
-            self._side.abort()
+            self._side.abort_when_arrived()
 
     def stopProducing(self) -> None:
         """Do nothing: the side is gone."""

@@ -209,8 +209,13 @@ class CopyPump(_Copying):
         return len(data)
 
 
-class PacketsToStream(_Copying):
-    """Each packet's bytes, one behind the other: a message looks the same in both."""
+class Packets(_Copying):
+    """Each packet as it is: to a stream one behind the other, for a message looks the same in both."""
+
+    def __init__(self, source: socket.socket, sink: socket.socket) -> None:
+        super().__init__(source, sink)
+        if sink.type == socket.SOCK_SEQPACKET:
+            grow(sink)
 
     def _read(self) -> int:
         # What lies in the queue is at least as long as its first packet.
@@ -247,11 +252,13 @@ class StreamToPackets(_Copying):
         return len(data)
 
 
-class StreamToFrames(StreamToPackets):
-    """Each frame of the stream in one write, and the next when the last was taken.
+class _OneByOne(_Copying):
+    """Each message in one write, and the next when the last was taken.
 
     For clients that take one read for one message.
     """
+
+    _in_part = False
 
     def empty(self) -> bool:
         """See :meth:`Pump.empty`."""
@@ -266,7 +273,13 @@ class StreamToFrames(StreamToPackets):
             moved = True
         return moved
 
-    _in_part = False
+
+class StreamToFrames(_OneByOne, StreamToPackets):
+    """Each frame of a stream as one message."""
+
+
+class PacketsToFrames(_OneByOne, Packets):
+    """Each packet as one message."""
 
 
 def make_pumps(
@@ -277,8 +290,12 @@ def make_pumps(
     :param framing: how messages look that a stream is cut into; ``raw``: one read is one packet.
     :param framed: write whole messages to *left*, each when the last was taken.
     """
-    back = _make_pump(right, left, pipes, framing)
-    if framed:
+    back: Pump
+    if not framed:
+        back = _make_pump(right, left, pipes, framing)
+    elif right.type == socket.SOCK_SEQPACKET:
+        back = PacketsToFrames(right, left)
+    else:
         back = StreamToFrames(right, left, FrameCutter(framing, PACKET_BYTES))
     return _make_pump(left, right, pipes, framing), back
 
@@ -292,10 +309,10 @@ def packet_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def _make_pump(source: socket.socket, sink: socket.socket, pipes: PipePool, framing: str) -> Pump:
-    if source.type == sink.type:
+    if source.type == sink.type == socket.SOCK_STREAM:
         return SplicePump(source, sink, pipes)
     if source.type == socket.SOCK_SEQPACKET:
-        return PacketsToStream(source, sink)
+        return Packets(source, sink)
     return StreamToPackets(source, sink, None if framing == "raw" else FrameCutter(framing, PACKET_BYTES))
 
 

@@ -33,8 +33,12 @@ def is_service(name: str) -> bool:
 
 
 def is_reserved(name: str) -> bool:
-    """Tell whether *name* belongs to the broker, a scheme daemon or a lock file."""
-    return name in RESERVED or name.endswith(".lock")
+    """Tell whether *name* belongs to the broker, a scheme daemon or a lock file.
+
+    ``<name>-0-0`` is where the oldest generation's service ``<name>`` listens: it must not be
+    reached under a name that the rules do not know it by.
+    """
+    return name in RESERVED or name.endswith((".lock", "-0-0"))
 
 
 def check_service(name: str) -> str:

@@ -83,6 +83,7 @@ def _doubts(settings: Settings, powers: Powers | None, has_pidfds: bool) -> list
         shadow = next((n for n, r in enumerate(policy.rules[: number - 1], 1) if _shadows(r, rule)), None)
         if shadow is not None:
             doubts.append(f"rule {number} never has its turn: rule {shadow} matches first")
+    doubts += _directory_doubts(settings.rundir)
     if policy.defaults[Direction.IN]:
         doubts.append("default in=allow lets everybody reach every local service that no rule denies")
     if powers is not None and settings.handover.value == "locked" and not powers.lock:
@@ -92,6 +93,19 @@ def _doubts(settings: Settings, powers: Powers | None, has_pidfds: bool) -> list
             "this kernel has no pidfds of peers (Linux 6.5): every client counts as confined and needs a rule"
         )
     return doubts
+
+
+def _directory_doubts(rundir: str) -> list[str]:
+    try:
+        owner = os.lstat(rundir).st_uid
+    except OSError:
+        return []  # it will be made, and be ours
+    if os.geteuid() in (0, owner):
+        return []
+    return [
+        f"{rundir} belongs to uid {owner} and this broker is uid {os.geteuid()}: clients of other users will not "
+        f"trust it; chown the directory to uid {os.geteuid()}"
+    ]
 
 
 def _shadows(rule: Rule, later: Rule) -> bool:

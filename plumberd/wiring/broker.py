@@ -18,7 +18,7 @@ from plumberd.effects.rundir import BoundSocket, bind_socket
 from plumberd.pure.admission import FairQueue
 from plumberd.pure.dialects import DIALECTS, Dialect, Kind, Request
 from plumberd.pure.dialects.native import answer
-from plumberd.pure.refusals import Refusal
+from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.who import LocalWho
 from plumberd.wiring.core import Core
 from plumberd.wiring.lookup import Lookup
@@ -135,14 +135,6 @@ class Broker:
         sender = received.sender
         if not isinstance(request, Request):
             self._refuse(conversation, maker, request.ident, request.word, request.reason)
-        elif sender is not None and sender[0] != maker[0] and sender[1] != maker[1]:
-            self._refuse(
-                conversation,
-                maker,
-                request.ident,
-                Refusal.DENIED,
-                f"uid {maker[1]} connected and uid {sender[1]} asks: make a connection of your own",
-            )
         elif request.op == "lookup":
             lookup = Lookup(self._core, self, conversation, request, sender, maker)
             self._under_way[conversation] = lookup
@@ -198,6 +190,9 @@ class Broker:
             who = self._core.inspector.who(conversation.sock, maker, sender)
         except OSError as e:
             self._refuse(conversation, maker, request.ident, Refusal.BUSY, f"who asks? {e.strerror}")
+            return
+        except Refused as e:
+            self._refuse(conversation, maker, request.ident, e.word, e.reason)
             return
         if who.confined:
             self._refuse(

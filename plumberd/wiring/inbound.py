@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from typing import Any
 
 from plumberd.effects.audit import Outcome
 from plumberd.effects.deadline import Deadlines
 from plumberd.effects.dial_unix import UnixDial
-from plumberd.effects.endpoint_relay import Half
 from plumberd.effects.poll import ERR, HUP
 from plumberd.effects.pumps import make_pumps
 from plumberd.effects.relay import Relay
@@ -29,6 +27,9 @@ from plumberd.wiring.core import Core
 
 REFUSAL_SECONDS = 0.05
 """Every refusal goes out that long after the name came in: time tells a stranger nothing either."""
+
+SERVICE_FRAMING = "libipc-2019"
+"""A service with packets speaks the older generations' messages, which cut the stream."""
 
 HOLD_SECONDS = 0.05
 """How long a service's own first bytes are held: LibIPC's caller takes ``ok`` with one read."""
@@ -242,8 +243,7 @@ class RawInbound(Inbound):
 
     def carry(self, service: socket.socket) -> None:
         """See :meth:`Inbound.carry`."""
-        # A service with packets speaks the older generations' messages, which cut the stream.
-        forth, back = make_pumps(self._sock, service, self.core.pipes, "libipc-2019")
+        forth, back = make_pumps(self._sock, service, self.core.pipes, SERVICE_FRAMING)
         relay = Relay(
             self.core.poll,
             self.core.reactor,
@@ -317,78 +317,6 @@ class RawInbound(Inbound):
     def _carried(self, relay: Relay) -> None:
         self.core.end_relay(self._account, relay)
         self.note("ended", relay.ending, relay.up, relay.down)
-
-
-class TransportInbound(Inbound):
-    """A caller behind any other Twisted endpoint: its transport tells its address (PROXY protocol)."""
-
-    def __init__(self, callers: Callers, published: str | None = None) -> None:
-        super().__init__(callers, RemoteWho("tcp", None), published)
-        self._local: Half | None = None
-        self._relaying = False
-        first = self._first if published is None else None
-        self.half = Half(self.core.poll, first=first, made=self._made, unwrapped=self._unwrapped, ended=self._ended)
-
-    def carry(self, service: socket.socket) -> None:
-        """See :meth:`Inbound.carry`."""
-        self._relaying = True
-        self.core.relays.add(self.half)
-        if self.published is None:
-            self.half.wire.write(GRANTED)
-        try:
-            self._local = local = self.core.adopt(service)
-        except OSError:
-            self.half.abort()
-            return
-        if self.published is None:
-            local.hold(self.core.reactor, HOLD_SECONDS)
-        self.half.join(local)
-
-    def tell(self, data: bytes) -> None:
-        """See :meth:`Inbound.tell`."""
-        if self.published is None:
-            self.half.wire.write(data)
-        self.callers.lingering.set(self, self.drop)
-        self.half.wire.loseConnection()
-
-    def close(self) -> None:
-        """See :meth:`Inbound.close`."""
-        self.half.abort()
-
-    def _made(self, half: Half) -> None:
-        self.who = _transport_peer(half.wire.getPeer())
-        if not self.begin():
-            half.abort()
-
-    def _unwrapped(self, half: Half) -> None:
-        """Every wrapper has had its header; now the address is the peer's, and a published service can be dialled."""
-        if self.published is not None and not self.is_named and not self._over:
-            self.who = _transport_peer(half.wire.getPeer())
-            self.named(self.published.encode())
-
-    def _first(self, half: Half, data: bytes) -> None:
-        # Again: a PROXY header came in front of these bytes, and its address is the peer's.
-        self.who = _transport_peer(half.wire.getPeer())
-        self.named(data)
-
-    def _ended(self, half: Half) -> None:
-        if not self.is_named and not self._over:
-            self.note("gone", "hung up without naming a service")
-        self._leave()
-        if self._relaying:
-            self.core.end_relay(self._account, half)
-            self.note("ended", "reset" if half.reset else "closed", half.moved, self._local.moved if self._local else 0)
-
-
-def _transport_peer(peer: Any) -> RemoteWho:
-    host, port = getattr(peer, "host", None), getattr(peer, "port", 0)
-    try:
-        address = ipaddress.ip_address(str(host).partition("%")[0])
-    except ValueError:
-        return RemoteWho("tcp", None)
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
-    return RemoteWho("tcp", address, port)
 
 
 def _account(who: RemoteWho) -> str:

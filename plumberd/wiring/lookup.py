@@ -15,10 +15,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from twisted.internet import endpoints
-from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from plumberd.effects.audit import Outcome
 from plumberd.effects.call import SchemeCall, TcpCall
@@ -26,7 +23,7 @@ from plumberd.effects.conversation import Conversation
 from plumberd.effects.credentials import Sender
 from plumberd.effects.dial_tcp import TcpDial
 from plumberd.effects.dial_unix import UnixDial
-from plumberd.effects.endpoint_relay import Half, HalfFactory
+from plumberd.effects.endpoint_relay import Half
 from plumberd.effects.relay import Relay
 from plumberd.pure.admission import Admission, FairQueue
 from plumberd.pure.dialects import Kind, Request
@@ -34,13 +31,12 @@ from plumberd.pure.modes import Mode, choose_local_mode, choose_mode
 from plumberd.pure.policy.decide import Question, Verdict, both
 from plumberd.pure.policy.route import Endpoint, Way, destination, find_way, parse_target_uri
 from plumberd.pure.policy.rule import Destination, Direction
-from plumberd.pure.refusals import REASON_BYTES, Refusal, Refused, printable
+from plumberd.pure.refusals import REASON_BYTES, Refusal, Refused
 from plumberd.pure.uri import IPAddress, Uri
 from plumberd.pure.who import LocalWho
 from plumberd.wiring.core import Core
 from plumberd.wiring.delivery import Handing, prepare
-
-_client_from_string: Callable[[Any, str], IStreamClientEndpoint] = endpoints.clientFromString
+from plumberd.wiring.endpoint_dial import EndpointDial
 
 SERVED = ("tcp", "unix")
 """The schemes that something here carries; others are ``not-possible``."""
@@ -229,28 +225,21 @@ class Lookup:
         dial.start()
 
     def _dial_endpoint(self, target: Endpoint) -> None:
-        half = Half(self._core.poll, ended=self._half_ended)
-        try:
-            endpoint = _client_from_string(self._core.reactor, target.description)
-        except Exception as e:  # each endpoint parser has errors of its own
-            raise Refused(Refusal.UNREACHABLE, f"the route makes no endpoint: {type(e).__name__}") from None
-        self._core.begin_relay(self._account)
-        connecting = endpoint.connect(HalfFactory(lambda: half))
-        self._step = connecting
-        connecting.addCallbacks(lambda _: self._endpoint_connected(half), self._endpoint_failed, errbackArgs=(half,))
+        done, ended = self._endpoint_connected, self._endpoint_ended
+        dial = EndpointDial(self._core, target.description, self._account, done, ended)
+        self._step = dial
+        dial.start()
 
     def _local_connected(self, result: socket.socket | Refused) -> None:
         self._step = None
         if isinstance(result, Refused):
             self._refuse(result)
-            return
-        self._sock = result
-        same_kind = (result.type == socket.SOCK_SEQPACKET) == self._packets
-        try:
-            self._mode = choose_local_mode(self._wish(), same_kind=same_kind, packets=self._packets)
-        except Refused as e:
-            self._refuse(e)
-            return
+        else:
+            self._sock = result
+            self._guard(self._deliver_local, result.type == socket.SOCK_SEQPACKET)
+
+    def _deliver_local(self, packets: bool) -> None:
+        self._mode = choose_local_mode(self._wish(), same_kind=packets == self._packets, packets=self._packets)
         self._deliver()
 
     def _connected(self, result: tuple[socket.socket, IPAddress] | Refused) -> None:
@@ -258,12 +247,15 @@ class Lookup:
         if isinstance(result, Refused):
             self._refuse(result)
             return
-        assert self._to is not None and self._uri is not None
         self._sock, self._address = result
+        self._guard(self._call, self._sock)
+
+    def _call(self, sock: socket.socket) -> None:
+        assert self._uri is not None
         if self._uri.service is None:
             self._deliver()
             return
-        call = TcpCall(self._core.poll, self._sock, self._uri.service, self._answered)
+        call = TcpCall(self._core.poll, sock, self._uri.service, self._answered)
         self._step = call
         call.start()
 
@@ -272,59 +264,39 @@ class Lookup:
         if result is not None:
             self._refuse(result)
         else:
-            self._deliver()
+            self._guard(self._deliver)
 
-    def _endpoint_connected(self, half: Half) -> None:
+    def _endpoint_connected(self, result: socket.socket | Refused) -> None:
         self._step = None
-        if self._over:
-            half.abort()
-            return
-        if half.lost:
-            self._refuse(Refused(Refusal.UNREACHABLE, "the far side hung up at once"))
-            return
-        self._core.relays.add(half)
-        try:
-            ours, self._sock = socket.socketpair()
-            local = self._core.adopt(ours)
-        except OSError as e:
-            half.abort()
-            self._refuse(Refused(Refusal.BUSY, f"no descriptors for a relay: {e.strerror}"))
-            return
-        local.join(half)
-        self._deliver()
+        if isinstance(result, Refused):
+            self._refuse(result)
+        else:
+            self._sock = result
+            self._guard(self._deliver)
 
-    def _half_ended(self, half: Half) -> None:
-        self._core.end_relay(self._account, half)
-        if half.other is not None:
-            self._note("ended", "reset" if half.reset else "closed", half.other.moved, half.moved)
-
-    def _endpoint_failed(self, failure: Failure, half: Half) -> None:
-        self._step = None
-        if half.wire is None:  # else it ends by itself
-            self._core.end_relay(self._account, half)
-        if not self._over:
-            self._refuse(Refused(Refusal.UNREACHABLE, printable(failure.getErrorMessage())))
+    def _endpoint_ended(self, half: Half, up: int, down: int) -> None:
+        self._note("ended", "reset" if half.reset else "closed", up, down)
 
     # -- the hand-over
 
     def _deliver(self) -> None:
         """Wait until this user has room for one more unread descriptor, then send."""
         if self._places.unread.enter(self.uid, self) is Admission.NOW:
-            self.send()
+            self._send()
 
     def send(self) -> None:
-        """Make the descriptor ready and hand it over."""
+        """There is room now: make the descriptor ready and hand it over."""
+        self._guard(self._send)
+
+    def _send(self) -> None:
         sock, self._sock = self._sock, None
         assert sock is not None
         try:
             sock = self._prepare(sock)
-        except (Refused, OSError) as e:
+        except BaseException:
             sock.close()
             self._places.taken(self, forgotten=False)
-            if isinstance(e, OSError):
-                e = Refused(Refusal.BUSY, f"the broker could not do it: {os.strerror(e.errno or 0)}")
-            self._refuse(e)
-            return
+            raise
         self._note("granted", "")
         self._core.connect_deadline.cancel(self)
         self._over = True
@@ -369,7 +341,10 @@ class Lookup:
         if uri.scheme == "unix" and uri.service is not None:
             # a local service by its bare name: a lookup of that name, redirects and all
             self._request = dataclasses.replace(request, service=uri.service)
-            return find_way(uri.service, request.pairs, routes)
+            way = find_way(uri.service, request.pairs, routes)
+            if uri.options and isinstance(way.target, Uri) and way.target.scheme == "unix":
+                return dataclasses.replace(way, target=dataclasses.replace(way.target, options=uri.options))
+            return way
         return Way(uri, ())
 
     def _judge(self, far_service: str | None) -> Verdict:

@@ -15,7 +15,7 @@ from plumberd.effects import kernel
 from plumberd.effects.accept import Acceptor
 from plumberd.effects.audit import Outcome
 from plumberd.effects.call import TcpCall
-from plumberd.effects.credentials import maker_of
+from plumberd.effects.credentials import UNTOLD, Sender, maker_of
 from plumberd.effects.dial_tcp import TcpDial
 from plumberd.effects.poll import ERR, HUP
 from plumberd.effects.relay import Relay
@@ -29,7 +29,6 @@ from plumberd.wiring.core import Core
 
 SOCKET_NAME = "tcp"
 READ_BYTES = 8192
-_ACCOUNT = "broker"
 
 
 class _Step(Protocol):
@@ -73,30 +72,37 @@ class SchemeDaemon:
 
     def _accepted(self, sock: socket.socket) -> None:
         try:
-            pid, uid, _ = maker_of(sock)
-        except OSError:
+            maker = maker_of(sock)
+            why_not = self._why_not(sock, maker)
+        except (OSError, Refused) as e:
+            maker, why_not = (0, 0, 0), f"who asks can't be told: {e}"
+        if why_not:
             sock.close()
+            who = f"uid={maker[1]} pid={maker[0]}"
+            self.core.audit.note(Outcome(Refusal.DENIED.value, who=who, reason=why_not))
             return
+        Carriage(self, sock, maker[1]).start()
+
+    def _why_not(self, sock: socket.socket, maker: Sender) -> str:
+        """Return why who connected may not ask, or nothing. The rules are the broker's; here are none."""
+        uid = maker[1]
         if uid not in self.core.settings.broker_uids | {0, os.geteuid()}:
-            sock.close()
-            self.core.audit.note(
-                Outcome(
-                    Refusal.DENIED.value,
-                    who=f"uid={uid} pid={pid}",
-                    reason="only root, our own user and --broker-user may ask the scheme daemon",
-                )
-            )
-            return
-        Carriage(self, sock).start()
+            return "only root, our own user and --broker-user may ask the scheme daemon"
+        confined = self.core.inspector.who(sock, maker, maker).confined
+        if confined == UNTOLD and uid != os.geteuid():
+            return ""  # another user's process can't be looked into; its namespace was compared by the socket
+        return f"a confined process may not ask the scheme daemon ({confined})" if confined else ""
 
 
 class Carriage:
     """One request: its URI, the connection, ok, and then a relay."""
 
-    def __init__(self, daemon: SchemeDaemon, sock: socket.socket) -> None:
+    def __init__(self, daemon: SchemeDaemon, sock: socket.socket, uid: int) -> None:
         self._daemon = daemon
         self._core = daemon.core
         self._sock = sock
+        self._account = f"broker of uid {uid}"
+        self._counted = False
         self._request = CarryRequest()
         self._uri: Uri | None = None
         self._text = ""
@@ -156,7 +162,7 @@ class Carriage:
         if uri.address is not None:
             self._resolved((unmapped(uri.address),))
         else:
-            self._step = self._core.resolver.resolve(uri.host, _ACCOUNT, self._resolved)
+            self._step = self._core.resolver.resolve(uri.host, self._account, self._resolved)
 
     def _resolved(self, answer: tuple[IPAddress, ...] | Refused) -> None:
         self._step = None
@@ -187,7 +193,12 @@ class Carriage:
         if result is not None:
             self._refuse(result)
             return
-        self._answering = True
+        try:
+            self._core.begin_relay(self._account)
+        except Refused as e:
+            self._refuse(e)
+            return
+        self._counted = self._answering = True
         self._core.connect_deadline.cancel(self)
         self._core.patience.set(self, self._too_slow)
         try:
@@ -201,14 +212,9 @@ class Carriage:
         """Relay as soon as the broker has taken the answer, with its one read."""
         if kernel.unsent_bytes(self._sock.fileno()):
             return
-        try:
-            self._core.begin_relay(_ACCOUNT)
-        except Refused as e:
-            self._note(e.word.value, e.reason)
-            self.drop()
-            return
         far, self._far = self._far, None
         assert far is not None
+        self._counted = False  # the relay's from now on
         self._leave()
         self._note("granted", "")
         relay = Relay(self._core.poll, self._core.reactor, self._core.pipes, self._sock, far, self._carried)
@@ -216,7 +222,7 @@ class Carriage:
         relay.start()
 
     def _carried(self, relay: Relay) -> None:
-        self._core.end_relay(_ACCOUNT, relay)
+        self._core.end_relay(self._account, relay)
         self._note("ended", relay.ending, relay.up, relay.down)
 
     def _refuse(self, refused: Refused) -> None:
@@ -233,6 +239,9 @@ class Carriage:
             self._refuse(Refused(Refusal.TIMEOUT, "the request or the far side took too long"))
 
     def _leave(self) -> None:
+        if self._counted:
+            self._counted = False
+            self._core.relay_places.leave(self._account)
         self._daemon.requests.discard(self)
         self._core.patience.cancel(self)
         self._core.connect_deadline.cancel(self)

@@ -60,6 +60,8 @@ def about_everything(core: Core, broker: _Broker) -> dict[str, Any]:
         "group": settings.group,
         "sockets": list(broker.paths),
         "tcpd": list(settings.tcpd),
+        "publish": [f"{name} on {endpoint}" for name, endpoint in settings.publish],
+        "parts": sorted(settings.parts),
         "defaults": {d.value: "allow" if policy.defaults[d] else "deny" for d in Direction},
         "rules": [str(rule) for rule in policy.rules],
         "routes": {name: str(target) for name, target in settings.routes.routes.items()},

@@ -135,12 +135,9 @@ def service_gone(stage: Stage) -> None:
     fails(talk)
 
 
-@CASES.each(
-    ("delivers what the service said before it hung up, whatever is left of standard input", False),
-    ("delivers what the service said before it hung up, whatever is left of standard input, over TCP", True),
-)
-def last_words(stage: Stage, tcp: bool) -> None:
-    talk = granted(stage, tcp=tcp)
+@CASES.one("delivers what the service said before it hung up, whatever is left of standard input")
+def last_words(stage: Stage) -> None:
+    talk = granted(stage)
     talk.up(PING)
     talk.client.stdin.put(MEGABYTE)
     talk.client.stdout.reading = talk.far.reading = False

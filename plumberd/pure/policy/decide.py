@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 
 from plumberd.pure.address import Zone, unwrap, zone
 from plumberd.pure.modes import Mode
-from plumberd.pure.names import SCHEMES
 from plumberd.pure.policy.rule import Destination, Direction, Match, Rule, matches
 from plumberd.pure.uri import IPAddress
 
@@ -188,15 +187,15 @@ def _default(policy: Policy, question: Question, need: _Need | None) -> Verdict:
             "default for confined clients",
             f"a confined client needs a rule for it: allow out {question.service or 'any'} {question.to}",
         )
-    if question.to.scheme == "unix":
-        return Verdict(True, "default for local services", "local services are open to unconfined clients")
-    if question.to.scheme not in SCHEMES:
+    if question.to.special:
         return Verdict(
             False,
             "default for endpoints",
-            f"the route's {question.to.scheme} does what the client could not do by itself: it needs a rule, "
-            f"allow out {question.service or 'any'} any",
+            f"the route's {question.to.scheme} endpoint does what the client could not do by itself: "
+            f"it needs a rule, allow out {question.service or 'any'} any",
         )
+    if question.to.scheme == "unix":
+        return Verdict(True, "default for local services", "local services are open to unconfined clients")
     allowed = policy.defaults[Direction.OUT]
     return Verdict(allowed, f"default out={_word(allowed)}", _by_default(question, allowed))
 

@@ -7,6 +7,7 @@ service of that name. A redirect to a name is looked up again, at most 8 times.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,14 +44,21 @@ class Endpoint:
 
     @property
     def scheme(self) -> str:
-        """What rules see: the string's first word.
+        """What rules see: the string's first word."""
+        return self.description.partition(":")[0].lower()
 
-        An endpoint that does what a client could not do by itself (open a UNIX socket as
-        the broker, use a certificate of the machine) is told apart, and needs a rule.
+    @property
+    def special(self) -> bool:
+        """Whether it does what a client could not do by itself, and so needs a rule.
+
+        Dialling tcp, and tls with the system's trust or another, a client could do; opening a
+        UNIX socket as the broker, or using a certificate of the machine, it could not.
         """
-        word = self.description.partition(":")[0].lower()
-        secret = any(w.partition("=")[0] in ("certificate", "privateKey") for w in _split(self.description))
-        return word if word in ("tcp", "tls") and not secret else f"{word}-endpoint"
+        words = _split(self.description)
+        harmless = ("timeout", "bindAddress", "trustRoots", "host", "port")
+        return self.scheme not in ("tcp", "tls") or any(
+            word.partition("=")[0] not in harmless if "=" in word else at > 2 for at, word in enumerate(words) if at
+        )
 
     def destination(self) -> Destination:
         """What rules see: host and port where the string has them in the usual places."""
@@ -60,9 +68,10 @@ class Endpoint:
         host = named["host"] if "host" in named else next(plain, "")
         port = named["port"] if "port" in named else next(plain, "")
         try:
-            return _destination(self.scheme, parse_host(f"[{host}]" if ":" in host else host), parse_port(port))
+            to = _destination(self.scheme, parse_host(f"[{host}]" if ":" in host else host), parse_port(port))
         except UriError:
-            return Destination(self.scheme, None, None, None)
+            return Destination(self.scheme, None, None, None, self.special)
+        return dataclasses.replace(to, special=self.special)
 
     def __str__(self) -> str:
         return f"{self.scheme} endpoint"

@@ -101,12 +101,15 @@ class Destination:
     :ivar name: the DNS name (out), the local service (``unix``), or the identity that
         the scheme proved (in); ``None`` where there is none.
     :ivar addresses: every address, or ``None`` where they are not known yet.
+    :ivar special: it is an administrator's endpoint that does what a client could not do by
+        itself, and so needs a rule.
     """
 
     scheme: str
     name: str | None
     addresses: tuple[IPAddress, ...] | None
     port: int | None
+    special: bool = False
 
     def as_peer(self, direction: Direction) -> str:
         """This destination as the PEER of a rule; a caller's source port says nothing."""
