@@ -213,6 +213,28 @@ class Alone(PartsTestCase):
         self.assertIn(done.stdout.strip(), ("b''", "BrokenPipeError", "ConnectionResetError"))
         daemon.wait_for("only root, our own user")
 
+    def test_a_confined_process_of_the_same_user_may_not_ask_it(self) -> None:
+        rundir = self.folder() + "/r"
+        daemon = self.broker(rundir, "--part", "tcpd")
+        _, port = self.listener()
+        uri = f"tcp://127.0.0.1:{port}/pong".encode()
+        code = (
+            "import socket\n"
+            f"s=socket.socket(socket.AF_UNIX);s.connect({rundir + '/tcp'!r})\n"
+            "try:\n"
+            f" s.sendall({struct.pack('>I', len(uri)) + uri!r});print(s.recv(100))\n"
+            "except OSError as e: print(e.__class__.__name__)\n"
+        )
+        done = subprocess.run(
+            ["unshare", "-n", sys.executable, "-c", code],
+            capture_output=True,
+            timeout=DEADLINE_SECONDS,
+            check=True,
+            text=True,
+        )
+        self.assertIn(done.stdout.strip(), ("b''", "BrokenPipeError", "ConnectionResetError"))
+        daemon.wait_for("a confined process may not ask")
+
     def test_a_scheme_daemon_refuses_what_it_cannot_carry(self) -> None:
         rundir = self.folder() + "/r"
         self.broker(rundir, "--part", "tcpd")
