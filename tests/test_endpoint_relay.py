@@ -549,13 +549,15 @@ class AsClient(RelayTestCase):
 
 
 class Adopting(RelayTestCase):
-    async def test_the_given_socket_is_closed_and_the_connection_lives(self) -> None:
+    async def test_the_given_socket_is_the_half_s_and_is_closed_with_it(self) -> None:
         service, ours = self.pair()
         half = self.half()
         adopt(real_reactor, ours, half)
-        self.assertEqual(ours.fileno(), -1)
         half.wire.write(b"x")
         self.assertEqual(await in_thread(read_exactly, service, 1), b"x")
+        service.close()
+        await until(lambda: half.lost)
+        self.assertEqual(ours.fileno(), -1)
 
     async def test_a_factory_without_a_half_refuses_the_connection(self) -> None:
         port = await server_from_string(real_reactor, self.description).listen(HalfFactory(lambda: None))

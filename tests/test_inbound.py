@@ -139,7 +139,7 @@ class Callers(TcpdTestCase):
     async def test_a_caller_that_says_nothing_is_dropped_in_time(self) -> None:
         service = self.run_tcpd("allow in any any", limits=Limits(handshake_seconds=0.1))
         sock = self.call(service)
-        self.assertEqual(await in_thread(_end, sock), b"")
+        self.assertEqual(await in_thread(end_of, sock), b"")
         self.assertEqual([o.verdict for o in self.outcomes], ["timeout"])
         await self.wait_until_idle(service)
 
@@ -156,7 +156,7 @@ class Callers(TcpdTestCase):
         self.serve(service.settings.rundir, "pong")
         waiting = [self.call(service) for _ in range(2)]
         await until(lambda: len(peers) == 2)
-        self.assertEqual(await in_thread(_end, self.call(service)), b"")
+        self.assertEqual(await in_thread(end_of, self.call(service)), b"")
         self.assertEqual([o.verdict for o in self.outcomes], ["busy"])
         for sock in waiting:
             sock.close()
@@ -194,7 +194,7 @@ class Callers(TcpdTestCase):
         self.assertTrue(await in_thread(is_reset, sock))
 
 
-def _end(sock: socket.socket) -> bytes:
+def end_of(sock: socket.socket) -> bytes:
     """Read to the end; a dropped connection may end with a reset."""
     try:
         return read_all(sock)

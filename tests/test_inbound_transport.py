@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 
-from tests.support import in_thread, read_exactly
+from plumberd.effects.kernel import unread_bytes
+from tests.support import in_thread, read_exactly, until
 from tests.test_generations import bounce_packets, old_message
-from tests.test_inbound import Callers
+from tests.test_inbound import Callers, end_of
 
 PROXIED = "haproxy:tcp:0:interface=127.0.0.1"
 
@@ -32,3 +34,37 @@ class BehindAProxy(Callers):
             self.assertTrue(await in_thread(read_exactly, sock, len(message)) == message)
         sock.close()
         await self.wait_until_idle(service)
+
+    async def test_the_tail_of_a_service_that_closes_with_bytes_unread_arrives(self) -> None:
+        service = self.run_tcpd("allow in pong any")
+        data = b"x" * 150_000
+
+        def answer(sock: socket.socket) -> None:
+            sock.recv(1)
+            sock.sendall(data)
+            while not unread_bytes(sock.fileno()):
+                time.sleep(0.001)
+
+        self.serve(service.settings.rundir, "pong", answer)
+        sock = await self.ask(service, b"pong")
+        sock.sendall(b"y" * 50_000)
+        got = await in_thread(read_exactly, sock, len(data))
+        self.assertTrue(got == data, len(got))
+
+    async def test_a_header_that_makes_no_sense_ends_the_connection_and_no_more(self) -> None:
+        service = self.run_tcpd("allow in pong any")
+        for header in (b"PROXY TCP4 x y z w\r\n", b"PROXY nonsense\r\n", b"\r\n\r\n\0\r\nQUIT\n\x21\xff\0\0"):
+            sock = self.owned(socket.create_connection(("127.0.0.1", self.tcpd_port(service))))
+            sock.sendall(header)
+            sock.shutdown(socket.SHUT_WR)
+            self.assertEqual(await in_thread(end_of, sock), b"")
+        await self.wait_until_idle(service)
+
+    async def test_who_connects_to_a_published_service_and_goes_before_its_header_holds_no_place(self) -> None:
+        service = self.run_broker("allow in pong any", publish=(("pong", PROXIED),))
+        for _ in range(5):
+            socket.create_connection(("127.0.0.1", self.tcpd_port(service))).close()
+        assert service.tcpd is not None
+        peers = service.tcpd.peers
+        await until(lambda: len(self.outcomes) == 5 and not peers)
+        self.assertEqual({o.verdict for o in self.outcomes}, {"gone"})

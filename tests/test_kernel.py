@@ -12,7 +12,7 @@ import threading
 from plumberd.effects import kernel
 from tests.children import ChildTestCase, needs_root
 from tests.inside import NOBODY
-from tests.support import in_thread, until
+from tests.support import CleanTestCase, in_thread, until
 
 
 class Queues(ChildTestCase):
@@ -231,3 +231,25 @@ class DescriptorLimit(ChildTestCase):
 class Nobody(ChildTestCase):
     def test_the_tests_nobody_is_not_this_user(self) -> None:
         self.assertNotEqual(os.geteuid(), NOBODY)
+
+
+class Taken(CleanTestCase):
+    """What a client has not taken yet, as a broker sees it."""
+
+    def test_a_byte_is_untaken_until_it_is_read(self) -> None:
+        left, right = self.pair()
+        self.assertFalse(kernel.is_untaken(left.fileno()))
+        left.sendall(b"x")
+        self.assertTrue(kernel.is_untaken(left.fileno()))
+        right.recv(1)
+        self.assertFalse(kernel.is_untaken(left.fileno()))
+
+    def test_what_the_kernel_shows_in_passing_is_no_byte(self) -> None:
+        self.patch(kernel, "unsent_bytes", lambda fd: 1)
+        self.assertFalse(kernel.is_untaken(0))
+
+    def test_where_the_peer_has_gone_nothing_is_untaken(self) -> None:
+        left, right = self.pair()
+        left.sendall(b"x")
+        right.close()
+        self.assertFalse(kernel.is_untaken(left.fileno()))

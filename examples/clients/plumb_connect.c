@@ -20,7 +20,7 @@ static int find_broker(void) { /* returns a connection to the first live one */
     for (int i = 0; i < 4; i++) {
         struct sockaddr_un at = {.sun_family = AF_UNIX};
         struct stat is;
-        struct ucred who;
+        struct ucred who = {.uid = (uid_t)-1};
         if (!dirs[i] || !*dirs[i] || strlen(dirs[i]) > sizeof at.sun_path - sizeof "/ipc/plumberd") continue;
         if (lstat(strcat(strcpy(at.sun_path, dirs[i]), i < 2 ? "" : "/ipc"), &is) < 0) continue;
         if (is.st_mode & 022 && !(is.st_mode & S_ISVTX)) FAIL(2, "%s: others can write it", at.sun_path);

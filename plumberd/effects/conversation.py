@@ -135,7 +135,7 @@ class Conversation:
         if self._done is not None and self._fd < 0 and self._untaken:
             # It was sent. Where the client has really gone, the kernel has dropped it with the queue.
             with contextlib.suppress(OSError):
-                self.left_unread = kernel.unsent_bytes(self.sock.fileno()) > 0
+                self.left_unread = kernel.is_untaken(self.sock.fileno())
         self._patience.cancel(self)
         self._poll.forget(self.sock.fileno())
         self.sock.close()
@@ -245,7 +245,7 @@ class Conversation:
         """Send the next part if the client has taken the one before; finish behind the last."""
         try:
             if self._untaken:
-                if kernel.unsent_bytes(self.sock.fileno()):
+                if kernel.is_untaken(self.sock.fileno()):
                     return
                 self._untaken = False
             if self._sends:

@@ -10,6 +10,7 @@ afterwards proves that the answers were about that process (Linux 6.5).
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -106,7 +107,9 @@ class Inspector:
             if cookie != self._cookie:
                 return "another network namespace", False
             pidfd = _peer_pidfd(sock)
-        except OSError:
+        except OSError as e:
+            if e.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                raise  # that says something of us, and nothing of the client
             return "this kernel has no pidfds of peers", False
         try:
             if _net_of(str(pid)) != self._net:

@@ -75,6 +75,8 @@ class Half(Protocol):
         self._write_ends = self._write_ended = self._abort_then = False
         self._broken = False
         self._hold: IDelayedCall | None = None
+        self.spare: socket.socket | None = None
+        """Another descriptor of an adopted socket, which is read when the transport has gone."""
         self.other: Half | None = None
         self.moved = 0
         self.lost = False
@@ -163,7 +165,7 @@ class Half(Protocol):
         if self.other is not None:
             self._pass_end()
             self._pass_gone()
-        elif self._first is not None:
+        elif self._first is not None or self._unwrapped is not None:
             self.wire.loseConnection()
 
     def writeConnectionLost(self) -> None:
@@ -180,6 +182,7 @@ class Half(Protocol):
         if self._hold is not None:
             self._release()
         self._poll.forget(self._fd)
+        self._read_spare()
         # A hang-up behind the end of a stream is no reset; a reset there is seen by _ready.
         unclean = not isinstance(reason.value, (ConnectionDone, ConnectionAborted))
         self.reset = self._broken or (unclean and not self.read_ended)
@@ -188,6 +191,18 @@ class Half(Protocol):
         if self.other is not None:
             self._pass_loss()
         self._ended(self)
+
+    def _read_spare(self) -> None:
+        """Pass on what the kernel still holds: a write that failed has ended the transport before it had read all."""
+        spare, self.spare = self.spare, None
+        if spare is None:
+            return
+        with spare, contextlib.suppress(OSError):
+            while self.other is not None and not self.other.lost and not self.read_ended:
+                data = spare.recv(65536, socket.MSG_DONTWAIT)
+                if not data:
+                    break
+                self._pass(data)
 
     def abort(self) -> None:
         """End this side at once."""
@@ -299,12 +314,17 @@ class _AbortWhenFlushed:
 
 
 def adopt(reactor: IReactorSocket, sock: socket.socket, half: Half) -> None:
-    """Give a connected UNIX socket to the reactor with *half* as its protocol; *sock* is closed."""
+    """Give a connected UNIX socket to the reactor with *half* as its protocol, which owns *sock* from then on.
+
+    :raises OSError: there are no descriptors; *sock* is closed.
+    """
     sock.setblocking(False)
+    half.spare = sock
     try:
         reactor.adoptStreamConnection(sock.fileno(), socket.AF_UNIX, cast(Any, HalfFactory(lambda: half)))
-    finally:
+    except BaseException:
         sock.close()
+        raise
 
 
 class HalfFactory(Factory):
@@ -350,7 +370,11 @@ def _tell_of_header(half: Half, wrapper: Any) -> None:
     read = wrapper.dataReceived
 
     def data_received(data: bytes) -> None:
-        read(data)
+        try:
+            read(data)
+        except Exception:  # a header that its parser does not expect
+            wrapper.abortConnection()
+            return
         if wrapper.getPeer() != wrapper.transport.getPeer():
             wrapper.dataReceived = read
             half.header_came()

@@ -48,6 +48,16 @@ def unsent_bytes(fd: int) -> int:
     return int(_INT.unpack(buffer)[0])
 
 
+def is_untaken(fd: int) -> bool:
+    """Tell whether the peer of a UNIX socket has not taken all yet; for who waits for EPOLLOUT's edge.
+
+    The kernel fires that edge between two subtractions (sock_wfree), when SIOCOUTQ still
+    shows 1; no message, which costs hundreds of bytes of memory, ever shows that little. Taken for
+    untaken, it would be waited for for ever.
+    """
+    return unsent_bytes(fd) > 1
+
+
 def unread_bytes(fd: int) -> int:
     """Return what lies in the receive queue (SIOCINQ)."""
     buffer = bytearray(4)

@@ -264,7 +264,7 @@ class _OneByOne(_Copying):
         """See :meth:`Pump.empty`."""
         moved = False
         while self._queue:
-            if not self._in_part and kernel.unsent_bytes(self.sink.fileno()):
+            if not self._in_part and kernel.is_untaken(self.sink.fileno()):
                 break
             before = len(self._queue)
             if not self._write():

@@ -35,7 +35,8 @@ UNIX_BUFFER_BYTES = 1 << 20
 DRAIN_SECONDS = 30.0
 """How long a reset waits for the bytes before it to arrive."""
 
-_DRAIN_STEP_SECONDS = 0.01
+_DRAIN_FIRST_SECONDS = 0.005
+_DRAIN_MOST_SECONDS = 1.0
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER, socket(7)
 
@@ -75,6 +76,8 @@ class Relay:
         self._again = False
         self._timer: IDelayedCall | None = None
         self._patience = DRAIN_SECONDS
+        self._drained_by = 0.0
+        self._step_seconds = _DRAIN_FIRST_SECONDS
         self._closing = False
         self._hung_up: list[socket.socket] = []
         self._fault = ""
@@ -277,20 +280,22 @@ class Relay:
                 sock.close()
             else:
                 waiting.append(sock)
+        self._drained_by = self._clock.seconds() + self._patience
         self._drain(waiting)
 
     def _drain(self, waiting: list[socket.socket]) -> None:
         self._timer = None
         still = []
         for sock in waiting:
-            if self._patience > 0 and self._has_unsent(sock):
+            if self._clock.seconds() < self._drained_by and self._has_unsent(sock):
                 still.append(sock)
             else:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
                 sock.close()
         if still:
-            self._patience -= _DRAIN_STEP_SECONDS
-            self._timer = self._clock.callLater(_DRAIN_STEP_SECONDS, self._drain, still)
+            # Soon at first, then more and more seldom: thousands may be waiting at once.
+            self._step_seconds = min(self._step_seconds * 2, _DRAIN_MOST_SECONDS)
+            self._timer = self._clock.callLater(self._step_seconds, self._drain, still)
         else:
             self._finish()
 

@@ -48,7 +48,7 @@ def check_service(name: str) -> str:
     """
     if not is_service(name):
         # a whole URI in the name's place may hold a password
-        shown = "text with an @" if "@" in name else repr(printable(name, 80))
+        shown = "text with one of :/@" if any(c in name for c in ":/@") else repr(printable(name, 80))
         raise Refused(Refusal.BAD_REQUEST, f"{shown} is no name of a service: wanted {WANTED}")
     if is_reserved(name):
         raise Refused(Refusal.DENIED, f"{name!r} is reserved for plumberd itself")

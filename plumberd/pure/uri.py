@@ -122,8 +122,9 @@ def format_uri(uri: Uri) -> str:
 def mask(text: str) -> str:
     """Hide what may be a secret in text that could not be parsed.
 
-    Everything between ``://`` and the last ``@`` or ``:`` behind it goes. Without
-    ``://`` everything before them goes, but only where there is an ``@``.
+    Everything between ``://`` and the last ``@`` or ``:`` behind it goes, and what
+    follows a ``:`` and is no port; so do the values of options. Without ``://``
+    everything before them goes, but only where there is an ``@``.
     """
     head, sep, rest = text.partition("://")
     if not sep:
@@ -131,6 +132,10 @@ def mask(text: str) -> str:
     cut = max(rest.rfind("@"), rest.rfind(":")) if sep or "@" in rest else -1
     if cut >= 0:
         rest = "***" + rest[cut:]
+    if sep:
+        # a password whose host was forgotten, tls://user:password
+        rest = re.sub(r":(?!\d{1,5}(?:[/?]|\Z))[^/?]*", ":***", rest)
+        rest = re.sub(r"=[^&]*", "=***", rest)
     return (head + sep + rest)[:200]
 
 

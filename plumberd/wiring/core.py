@@ -32,6 +32,8 @@ from plumberd.pure.uri import IPAddress
 from plumberd.pure.who import LocalWho
 from plumberd.wiring.settings import Settings
 
+DESCRIPTORS_A_RELAY = 4
+
 DECISIONS = 4096
 """Decisions that are remembered."""
 
@@ -70,7 +72,9 @@ class Core:
 
     def __post_init__(self) -> None:
         limits = self.settings.limits
-        self.relay_places = FairQueue(limits.relays_per_peer, limits.relays, 0)
+        # A relay takes two descriptors, and a pipe while bytes are under way: never more than there are.
+        most = self.descriptors // DESCRIPTORS_A_RELAY
+        self.relay_places = FairQueue(min(limits.relays_per_peer, most // 2), min(limits.relays, most), 0)
 
     def decide(self, policy: Policy, question: Question) -> Verdict:
         """Decide, or remember what was decided: the function is pure, and the policy never changes."""
@@ -92,7 +96,8 @@ class Core:
             limits = self.settings.limits
             raise Refused(
                 Refusal.BUSY,
-                f"relays={limits.relays}, relays_per_peer={limits.relays_per_peer}: so many are carried already",
+                f"relays={limits.relays}, relays_per_peer={limits.relays_per_peer}: so many are carried already, "
+                f"or as many as {self.descriptors} descriptors are enough for",
             )
 
     def end_relay(self, peer: str, relay: Relay | Half) -> None:

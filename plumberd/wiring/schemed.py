@@ -210,7 +210,7 @@ class Carriage:
 
     def _go_on(self) -> None:
         """Relay as soon as the broker has taken the answer, with its one read."""
-        if kernel.unsent_bytes(self._sock.fileno()):
+        if kernel.is_untaken(self._sock.fileno()):
             return
         far, self._far = self._far, None
         assert far is not None
