@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from typing import Any
+from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -24,7 +25,7 @@ def settings(
     **others: Any,
 ) -> Settings:
     policy = Policy(tuple(parse_rule(r) for r in rules), {**DEFAULTS, **(defaults or {})})
-    return Settings("/run/ipc", policy=policy, routes=Routes(redirects or {}, routes or {}), **others)
+    return Settings("/nowhere/ipc", policy=policy, routes=Routes(redirects or {}, routes or {}), **others)
 
 
 def warnings(*rules: str, powers: Powers | None = None, has_pidfds: bool = True, **others: Any) -> list[str]:
@@ -37,16 +38,16 @@ class Told(SynchronousTestCase):
         self.assertIn(line, announcement(made, powers))
 
     def test_the_run_directory_and_the_group(self) -> None:
-        self.told("run directory /run/ipc, for group ipc", settings(group="ipc", gid=5))
+        self.told("run directory /nowhere/ipc, for group ipc", settings(group="ipc", gid=5))
 
     def test_without_a_group_whose_it_is(self) -> None:
-        self.told(f"run directory /run/ipc, for uid {os.geteuid()} and its group {os.getegid()}", settings())
+        self.told(f"run directory /nowhere/ipc, for uid {os.geteuid()} and its group {os.getegid()}", settings())
 
     def test_every_dialect_with_its_socket(self) -> None:
         lines = announcement(settings(dialects=("native", "libipc-zig")))
-        self.assertIn("  native       /run/ipc/plumberd", lines)
-        self.assertIn("  libipc-zig   /run/ipc/ipc", lines)
-        self.assertEqual([line for line in lines if "/run/ipc/network" in line], [])
+        self.assertIn("  native       /nowhere/ipc/plumberd", lines)
+        self.assertIn("  libipc-zig   /nowhere/ipc/ipc", lines)
+        self.assertEqual([line for line in lines if "/nowhere/ipc/network" in line], [])
 
     def test_where_tcpd_will_listen(self) -> None:
         self.told("tcpd on tcp:9000", settings(tcpd=("tcp:9000",)))
@@ -66,13 +67,13 @@ class Told(SynchronousTestCase):
 
     def test_a_scheme_daemon_alone_tells_its_own_socket_and_no_dialects(self) -> None:
         lines = announcement(settings(parts=frozenset(("tcpd",))))
-        self.assertIn("  tcp          /run/ipc/tcp, for brokers", lines)
-        self.assertEqual([line for line in lines if "/run/ipc/ipc" in line], [])
+        self.assertIn("  tcp          /nowhere/ipc/tcp, for brokers", lines)
+        self.assertEqual([line for line in lines if "/nowhere/ipc/ipc" in line], [])
 
     def test_a_broker_alone_tells_its_dialects_and_no_scheme_daemons_socket(self) -> None:
         lines = announcement(settings(parts=frozenset(("broker",))))
-        self.assertIn("  libipc-zig   /run/ipc/ipc", lines)
-        self.assertEqual([line for line in lines if "/run/ipc/tcp" in line], [])
+        self.assertIn("  libipc-zig   /nowhere/ipc/ipc", lines)
+        self.assertEqual([line for line in lines if "/nowhere/ipc/tcp" in line], [])
 
     def test_that_nobody_comes_in(self) -> None:
         self.told("no remote callers (--tcpd)", settings())
@@ -112,7 +113,7 @@ class Told(SynchronousTestCase):
         self.told("route a = the endpoint tls:…", made)
 
     def test_what_clients_export(self) -> None:
-        self.told("  export IPC_RUNDIR=/run/ipc RUNDIR=/run/ipc", settings())
+        self.told("  export IPC_RUNDIR=/nowhere/ipc RUNDIR=/nowhere/ipc", settings())
         self.told('  export IPC_NETWORKD="pong tcp://HOST:9000/pong"', settings())
 
     @each(
@@ -207,6 +208,14 @@ class Doubts(SynchronousTestCase):
 
     def test_locking_that_is_asked_for_and_possible_is_none(self) -> None:
         self.assertEqual(warnings(handover=Mode.LOCKED, powers=Powers(True, True, 0)), [])
+
+    def test_a_run_directory_of_somebody_elses(self) -> None:
+        with mock.patch.object(os, "lstat", return_value=mock.Mock(st_uid=0)), mock.patch.object(os, "geteuid") as mine:
+            mine.return_value = 1000
+            (line,) = warnings()
+            self.assertIn("/nowhere/ipc belongs to uid 0 and this broker is uid 1000", line)
+            mine.return_value = 0
+            self.assertEqual(warnings(), [])
 
     def test_a_kernel_on_which_everybody_counts_as_confined(self) -> None:
         (line,) = warnings(has_pidfds=False)

@@ -11,7 +11,6 @@ import threading
 
 from plumberd.effects import kernel
 from tests.children import ChildTestCase, needs_root
-from tests.inside import NOBODY
 from tests.support import CleanTestCase, in_thread, until
 
 
@@ -228,9 +227,6 @@ class DescriptorLimit(ChildTestCase):
         self.assertEqual(kernel.raise_descriptor_limit(), hard - 1)
 
 
-class Nobody(ChildTestCase):
-    def test_the_tests_nobody_is_not_this_user(self) -> None:
-        self.assertNotEqual(os.geteuid(), NOBODY)
 
 
 class Taken(CleanTestCase):

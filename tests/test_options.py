@@ -24,8 +24,7 @@ from tests.tables import each
 
 VARIABLES = ("IPC_RUNDIR", "RUNDIR", "XDG_RUNTIME_DIR")
 ALL_DIALECTS = f"some of {','.join(DIALECTS)}"
-GROUP = grp.getgrgid(os.getegid()).gr_name
-USER = pwd.getpwuid(os.geteuid()).pw_name
+GROUP, USER = grp.getgrall()[-1], pwd.getpwall()[-1]
 
 
 class OptionsTestCase(SynchronousTestCase):
@@ -248,8 +247,8 @@ class Listeners(OptionsTestCase):
 
 class Others(OptionsTestCase):
     def test_a_group_by_its_name(self) -> None:
-        settings = self.parse(f"--group {GROUP}")
-        self.assertEqual((settings.group, settings.gid), (GROUP, os.getegid()))
+        settings = self.parse(f"--group {GROUP.gr_name}")
+        self.assertEqual((settings.group, settings.gid), (GROUP.gr_name, GROUP.gr_gid))
 
     def test_dialects_in_the_given_order_each_once(self) -> None:
         self.assertEqual(self.parse("--dialects libipc-zig,native,libipc-zig").dialects, ("libipc-zig", "native"))
@@ -263,8 +262,8 @@ class Others(OptionsTestCase):
         self.assertEqual((limits.connect_seconds, limits.relays, limits.lookups), (2.5, 7, Limits().lookups))
 
     def test_users_of_services_by_name_and_uid(self) -> None:
-        settings = self.parse(f"--service-user {USER} --service-user 4321")
-        self.assertEqual(settings.service_uids, {os.geteuid(), 4321})
+        settings = self.parse(f"--service-user {USER.pw_name} --service-user 4321")
+        self.assertEqual(settings.service_uids, {USER.pw_uid, 4321})
 
     def test_published_services_in_their_order(self) -> None:
         settings = self.parse("--publish pong 7000 --publish ping tcp:7001")
@@ -274,7 +273,8 @@ class Others(OptionsTestCase):
         self.assertEqual(self.parse("--part broker --part tcpd").parts, {"broker", "tcpd"})
 
     def test_users_of_brokers_by_name_and_uid(self) -> None:
-        self.assertEqual(self.parse(f"--broker-user {USER} --broker-user 4321").broker_uids, {os.geteuid(), 4321})
+        settings = self.parse(f"--broker-user {USER.pw_name} --broker-user 4321")
+        self.assertEqual(settings.broker_uids, {USER.pw_uid, 4321})
 
     @each(
         ("--rundir ''", ("--rundir", "''", "a directory")),

@@ -10,11 +10,12 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 from typing import Any
 
 from tests.children import Child
 from tests.fake_broker import FakeBrokerTestCase, frame, grant, refuse, send
-from tests.support import DEADLINE_SECONDS, in_thread, read_all
+from tests.support import DEADLINE_SECONDS, in_thread, read_all, until
 
 DATA = random.Random(1).randbytes(5 << 20)
 STATUS = {
@@ -80,8 +81,6 @@ class Connect(PlumbTestCase):
         got: list[bytes] = []
 
         def serve(sock: socket.socket) -> None:
-            import threading
-
             def send_all() -> None:
                 sock.sendall(DATA)
                 sock.shutdown(socket.SHUT_WR)
@@ -94,6 +93,7 @@ class Connect(PlumbTestCase):
         child = self.plumb("--rundir", self.serving(serve), "connect", "pong")
         out, err = await in_thread(child.process.communicate, DATA, DEADLINE_SECONDS)
         self.assertTrue(out == DATA)
+        await until(lambda: got)
         self.assertTrue(got == [DATA])
         self.assertEqual((child.process.returncode, err), (0, b""))
 
@@ -110,6 +110,7 @@ class Connect(PlumbTestCase):
         self.assertEqual(await in_thread(child.process.stdout.read), b"bye")
         self.assertIsNone(child.process.poll())
         status, _, err = await in_thread(child.finish, b"late")
+        await until(lambda: got)
         self.assertEqual((status, err, got), (0, "", [b"late"]))
 
     async def test_a_uri_is_asked_for_as_one(self) -> None:

@@ -48,7 +48,8 @@ def check_service(name: str) -> str:
     """
     if not is_service(name):
         # a whole URI in the name's place may hold a password
-        shown = "text with one of :/@" if any(c in name for c in ":/@") else repr(printable(name, 80))
+        hidden = "@" in name or "://" in name
+        shown = "text that looks like a URI" if hidden else repr(printable(name, 80))
         raise Refused(Refusal.BAD_REQUEST, f"{shown} is no name of a service: wanted {WANTED}")
     if is_reserved(name):
         raise Refused(Refusal.DENIED, f"{name!r} is reserved for plumberd itself")
