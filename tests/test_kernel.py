@@ -227,8 +227,6 @@ class DescriptorLimit(ChildTestCase):
         self.assertEqual(kernel.raise_descriptor_limit(), hard - 1)
 
 
-
-
 class Taken(CleanTestCase):
     """What a client has not taken yet, as a broker sees it."""
 
