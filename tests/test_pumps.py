@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import socket
+from typing import Any, cast
 
 from plumberd.effects.pipes import PipePool
 from plumberd.effects.pumps import (
     NOTHING,
     PACKET_BYTES,
-    CopyPump,
     Packets,
     PacketsToFrames,
     Pump,
@@ -113,6 +113,31 @@ class Translated(PumpTestCase):
             self.run_dry(pump)
             got += len(sink.recv(1 << 20))
         self.assertEqual(pump.moved, got)
+
+    def test_a_packet_that_comes_while_the_pump_looks_is_not_cut(self) -> None:
+        (source, a), (sink, b) = self.packets(), self.stream()
+        pump = Packets(a, b)
+        large = message(b"x" * 150_000)
+        peek = a.recv_into
+
+        class Racing:
+            """A socket at which a larger packet is second in the queue as soon as somebody looks at the first."""
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(a, name)
+
+            def recv_into(self, *args: Any) -> int:
+                length = peek(*args)
+                source.send(large)
+                return length
+
+        source.send(message(b"first"))
+        pump.source = cast(socket.socket, Racing())
+        self.assertEqual(pump.fill(), 11)
+        pump.source = a
+        pump.empty()
+        self.assertEqual(pump.fill(), len(large))
+        self.assertEqual(sink.recv(100), message(b"first"))
 
     def test_a_stream_is_cut_into_packets_however_it_is_dealt_out(self) -> None:
         for step in (1, 7, 100_000):
@@ -222,10 +247,8 @@ class Made(PumpTestCase):
         (source, a), (_, b) = self.stream(), self.stream()
         a.send(b"unread")
         source.close()
-        for pump in (SplicePump(a, b, self.pipes), CopyPump(a, b)):
-            with self.assertRaises(OSError) as caught:
-                while pump.fill():
-                    pass
-            self.assertEqual(caught.exception.errno, errno.ECONNRESET)
-            a.close()
-            return
+        pump = SplicePump(a, b, self.pipes)
+        with self.assertRaises(OSError) as caught:
+            while pump.fill():
+                pass
+        self.assertEqual(caught.exception.errno, errno.ECONNRESET)

@@ -24,6 +24,7 @@ READ_BYTES = 65536
 """One read of a stream; where a route says framing=raw, that is one packet."""
 
 _SPLICE = kernel.SPLICE_F_MOVE | kernel.SPLICE_F_NONBLOCK
+_PEEK = socket.MSG_PEEK | socket.MSG_TRUNC | socket.MSG_DONTWAIT
 _SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _SO_SNDBUFFORCE = 32
 
@@ -199,30 +200,22 @@ class _Copying(Pump):
         return moved
 
 
-class CopyPump(_Copying):
-    """Stream to stream, unchanged; for where the other direction is cut into messages."""
-
-    def _read(self) -> int:
-        data = self.source.recv(READ_BYTES)
-        if data:
-            self._queue.append(data)
-        return len(data)
-
-
 class Packets(_Copying):
     """Each packet as it is: to a stream one behind the other, for a message looks the same in both."""
 
     def __init__(self, source: socket.socket, sink: socket.socket) -> None:
         super().__init__(source, sink)
+        self._peeked = bytearray(1)
         if sink.type == socket.SOCK_SEQPACKET:
             grow(sink)
 
     def _read(self) -> int:
-        # What lies in the queue is at least as long as its first packet.
-        room = min(max(kernel.unread_bytes(self.source.fileno()), READ_BYTES), PACKET_BYTES + 1)
-        data = self.source.recv(room, socket.MSG_DONTWAIT)
-        if len(data) > PACKET_BYTES:
-            raise Untranslatable(f"a packet of more than {PACKET_BYTES} bytes")
+        # The length of the first packet, whatever comes behind it or meanwhile: what does not fit
+        # into the read that takes it would be lost.
+        length = self.source.recv_into(self._peeked, 1, _PEEK)
+        if length > PACKET_BYTES:
+            raise Untranslatable(f"a packet of {length} bytes: at most {PACKET_BYTES} are carried")
+        data = self.source.recv(max(length, 1), socket.MSG_DONTWAIT)
         if data:
             self._queue.append(data)
         return len(data)
