@@ -119,7 +119,7 @@ class IpcClientEndpoint:
         self._rundir = rundir
         self._timeout_seconds = timeout_seconds
 
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803 - Twisted's name
         """Return a Deferred of the connected protocol.
 
         It fails with :class:`LookupRefused`, :class:`LookupFailed`, Twisted's TimeoutError, or
@@ -238,7 +238,7 @@ class IpcServerEndpoint:
         self._reactor = reactor
         self._rundir = rundir
 
-    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:  # noqa: N803
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:  # noqa: N803 - Twisted's name
         """Return a Deferred of the port; it fails with CannotListenError."""
         rundir = self._rundir or broker_rundir(os.environ, os.geteuid())
         port = ServicePort(self._reactor, rundir, self._service, protocolFactory)
@@ -343,6 +343,7 @@ class _Once(Factory):
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """See :class:`twisted.internet.protocol.Factory`."""
         try:
+            # An adopted socket may have no address, which Twisted passes on as None, whatever its interface says.
             self.built = self._factory.buildProtocol(addr)  # type: ignore[arg-type]
         except Exception as e:
             self.error = e

@@ -105,7 +105,6 @@ class Carriage:
         self._counted = False
         self._request = CarryRequest()
         self._uri: Uri | None = None
-        self._text = ""
         self._step: _Step | None = None
         self._far: socket.socket | None = None
         self._answering = False
