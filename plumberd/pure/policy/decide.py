@@ -67,6 +67,9 @@ class Verdict:
     :ivar reason: a sentence for a person.
     :ivar handover: the mode that the rule asks for.
     :ivar addresses: those that passed, in the order of the question.
+    :ivar number: the rule's, counted from 1; ``None`` where a default decided.
+    :ivar source: where that rule was written, ``rules.toml:12`` say.
+    :ivar would: ``denied`` where it is granted only because a refusal is just to be logged.
     """
 
     granted: bool | None
@@ -74,6 +77,9 @@ class Verdict:
     reason: str
     handover: Mode | None = None
     addresses: tuple[IPAddress, ...] = ()
+    number: int | None = None
+    source: str = ""
+    would: str = ""
 
 
 def decide(policy: Policy, question: Question) -> Verdict:
@@ -136,6 +142,8 @@ def _judge(policy: Policy, question: Question, address: IPAddress | None) -> Ver
             f"{number}: {rule.text or rule}",
             f"rule {number}{where} {'allows' if rule.allow else 'denies'} it",
             rule.handover,
+            number=number,
+            source=rule.source,
         )
     return _default(policy, question, need)
 
