@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial import unittest
 
 from plumberd.effects.deadline import Deadlines
+from tests.tables import PROPERTY
 
 SECONDS = 8.0
 LATE = SECONDS / 8
@@ -119,6 +123,120 @@ class Changes(DeadlinesTestCase):
         self.assertEqual(self.expired, [("False", 0)])
 
 
+class Lengths(DeadlinesTestCase):
+    """Another length, at a reload."""
+
+    def expire(self) -> dict[str, float]:
+        """Let all expire; return when each did, for those that do so once."""
+        self.advance(4 * SECONDS)
+        self.assertEqual(len(self.expired), len(dict(self.expired)))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        return dict(self.expired)
+
+    def test_one_that_was_set_before_keeps_its_time(self) -> None:
+        self.set("a")
+        self.deadlines.change(SECONDS / 4)
+        self.assertEqual(self.expire(), {"a": SECONDS})
+
+    def test_a_shorter_one_does_not_wait_for_a_longer_one_that_was_set_before(self) -> None:
+        self.set("long")
+        self.deadlines.change(SECONDS / 4)
+        self.set("short")
+        self.assertEqual(self.expire(), {"short": SECONDS / 4, "long": SECONDS})
+
+    def test_a_longer_one_is_not_early(self) -> None:
+        self.set("short")
+        self.deadlines.change(2 * SECONDS)
+        self.set("long")
+        self.assertEqual(self.expire(), {"short": SECONDS, "long": 2 * SECONDS})
+
+    def test_it_tells_and_forgets_those_of_every_length(self) -> None:
+        self.set("a")
+        self.deadlines.change(1)
+        self.set("b")
+        self.deadlines.change(2)
+        self.assertEqual([self.deadlines.is_set(name) for name in "abc"], [True, True, False])
+        self.deadlines.cancel("a")
+        self.deadlines.cancel("b")
+        self.assertEqual([self.deadlines.is_set(name) for name in "ab"], [False, False])
+        self.assertEqual(self.expire(), {})
+
+    def test_setting_one_again_gives_it_the_new_length(self) -> None:
+        self.set("a")
+        self.deadlines.change(SECONDS / 2)
+        self.set("a")
+        self.assertEqual(self.expire(), {"a": SECONDS / 2})
+
+    def test_a_length_that_comes_back_goes_on_with_its_own_line(self) -> None:
+        self.set("a")
+        self.deadlines.change(SECONDS / 2)
+        self.set("b")
+        self.deadlines.change(SECONDS)
+        self.clock.advance(1)
+        self.set("c")
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        self.assertEqual(self.expire(), {"b": SECONDS / 2, "a": SECONDS, "c": SECONDS + 1})
+
+    def test_it_may_be_changed_by_what_follows_a_deadline(self) -> None:
+        def change() -> None:
+            self.deadlines.change(SECONDS / 2)
+            self.set("b")
+
+        self.deadlines.set("a", change)
+        self.assertEqual(self.expire(), {"b": SECONDS * 1.5})
+
+    def test_closing_forgets_those_of_every_length(self) -> None:
+        self.set("a")
+        self.deadlines.change(1)
+        self.set("b")
+        self.deadlines.close()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.expire(), {})
+
+    @PROPERTY
+    @given(
+        st.lists(
+            st.tuples(st.sampled_from(("set", "set", "cancel", "change")), st.integers(0, 7), st.integers(0, 24)),
+            max_size=40,
+        )
+    )
+    def test_none_is_early_and_none_later_than_an_eighth_of_its_own_length(
+        self, steps: list[tuple[str, int, int]]
+    ) -> None:
+        clock = Clock()
+        deadlines = Deadlines(clock, SECONDS)
+        due: dict[str, tuple[float, float]] = {}
+        expired: list[str] = []
+
+        def expire(name: str) -> None:
+            at, length = due.pop(name)
+            self.assertGreaterEqual(clock.seconds(), at)
+            self.assertLessEqual(clock.seconds(), at + length / 8)
+            expired.append(name)
+
+        for what, number, pause in steps:
+            name = str(number)
+            if what == "set":
+                due[name] = (clock.seconds() + deadlines.seconds, deadlines.seconds)
+                deadlines.set(name, functools.partial(expire, name))
+            elif what == "cancel":
+                due.pop(name, None)
+                deadlines.cancel(name)
+            else:
+                deadlines.change(2.0 ** (number - 3))
+            self.assertLessEqual(len(clock.getDelayedCalls()), 1)
+            until = clock.seconds() + pause / 4
+            while calls := [c for c in clock.getDelayedCalls() if c.getTime() <= until]:
+                clock.advance(calls[0].getTime() - clock.seconds())
+            clock.advance(until - clock.seconds())
+            self.assertEqual(
+                {n: deadlines.is_set(n) for n in map(str, range(8))}, {str(n): str(n) in due for n in range(8)}
+            )
+        while calls := clock.getDelayedCalls():
+            clock.advance(calls[0].getTime() - clock.seconds())
+        self.assertEqual(due, {})
+
+
 class WhatFollows(DeadlinesTestCase):
     def test_it_may_set_a_new_one_while_others_wait(self) -> None:
         self.deadlines.set("a", lambda: self.set("a"))
@@ -142,6 +260,18 @@ class WhatFollows(DeadlinesTestCase):
         self.set("b")
         self.advance(2 * SECONDS)
         self.assertEqual((self.expired, self.clock.getDelayedCalls()), ([], []))
+
+    def test_it_may_close_them_all_and_set_a_new_one(self) -> None:
+        def begin_anew() -> None:
+            self.deadlines.close()
+            self.set("c")
+
+        self.deadlines.set("a", begin_anew)
+        self.set("b")
+        self.clock.advance(SECONDS)
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        self.advance(2 * SECONDS)
+        self.assertEqual(self.expired, [("c", 2 * SECONDS)])
 
     def test_one_that_fails_is_logged_and_the_others_expire(self) -> None:
         def fail() -> None:
