@@ -15,9 +15,15 @@ Entry = tuple[str, int]
 """A key and a number of its own; what stands in the queue."""
 
 NOW, WAITS, FULL = Admission.NOW, Admission.WAITS, Admission.FULL
-operations = st.lists(
-    st.tuples(st.sampled_from(("enter", "enter", "leave", "withdraw")), st.integers(0, 9)), max_size=60
-)
+
+
+def steps_of(*names: str) -> st.SearchStrategy[list[tuple[str, int]]]:
+    """Return a strategy for up to 60 steps, each with a choice."""
+    return st.lists(st.tuples(st.sampled_from(names), st.integers(0, 9)), max_size=60)
+
+
+operations = steps_of("enter", "enter", "leave", "withdraw")
+with_changes = steps_of("enter", "enter", "leave", "withdraw", "change")
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(0, 4))
 
 
@@ -30,6 +36,8 @@ class Model:
         self.inside: list[Entry] = []
         self.waiting: list[Entry] = []
         self.number = 0
+        self.bounds = [per_key, total, waiting_per_key]
+        """The greatest limits that there were."""
 
     def step(self, operation: str, choice: int) -> Entry | None:
         """Do one thing, and return the entry that was let out of the queue, if one was."""
@@ -42,6 +50,8 @@ class Model:
             entry = self.waiting.pop(choice % len(self.waiting))
             self.case.assertTrue(self.queue.withdraw(entry[0], entry))
             self.case.assertFalse(self.queue.withdraw(entry[0], entry))
+        elif operation == "change":
+            self.change(choice % 3 + 1, choice % 5 + 1, choice % 4)
         self.check()
         return admitted
 
@@ -53,11 +63,13 @@ class Model:
         admission = self.queue.enter(key, entry)
         if admission is NOW:
             self.case.assertEqual(ahead, [], "overtook its own key")
+            self.case.assertTrue(self.has_room(key), "let in without room")
             self.inside.append(entry)
         elif admission is WAITS:
+            self.case.assertLess(len(ahead), self.queue.waiting_per_key, "waits without room to wait")
             self.waiting.append(entry)
         else:
-            self.case.assertEqual(len(ahead), self.queue.waiting_per_key, "refused though it could have waited")
+            self.case.assertGreaterEqual(len(ahead), self.queue.waiting_per_key, "refused though it could have waited")
 
     def leave(self, choice: int) -> Entry | None:
         """Let one of those who are in leave."""
@@ -68,6 +80,15 @@ class Model:
             self.waiting.remove(admitted)
             self.inside.append(admitted)
         return admitted
+
+    def change(self, per_key: int, total: int, waiting_per_key: int) -> None:
+        """Take other limits: those whom smaller ones would not let in stay, and are remembered."""
+        self.bounds = [max(new, old) for new, old in zip((per_key, total, waiting_per_key), self.bounds, strict=True)]
+        for entry in self.queue.change(per_key, total, waiting_per_key):
+            self.case.assertEqual(entry, self.of(self.waiting, entry[0])[0], "not the first of its key")
+            self.waiting.remove(entry)
+            self.case.assertTrue(self.has_room(entry[0]), "let in without room")
+            self.inside.append(entry)
 
     def of(self, entries: list[Entry], key: str) -> list[Entry]:
         """Return those of *key*, in their order."""
@@ -82,9 +103,13 @@ class Model:
         inside, waiting = (Counter(key for key, _ in entries) for entries in (self.inside, self.waiting))
         self.case.assertEqual((self.queue.active, self.queue.waiting), (inside.total(), waiting.total()))
         self.case.assertEqual({key: self.queue.active_of(key) for key in "abcd"}, {key: inside[key] for key in "abcd"})
-        self.case.assertLessEqual(inside.total(), self.queue.total)
-        self.case.assertLessEqual(max(inside.values(), default=0), self.queue.per_key)
-        self.case.assertLessEqual(max(waiting.values(), default=0), self.queue.waiting_per_key)
+        self.case.assertEqual(
+            {key: self.queue.waiting_of(key) for key in "abcd"}, {key: waiting[key] for key in "abcd"}
+        )
+        per_key, total, waiting_per_key = self.bounds
+        self.case.assertLessEqual(inside.total(), total)
+        self.case.assertLessEqual(max(inside.values(), default=0), per_key)
+        self.case.assertLessEqual(max(waiting.values(), default=0), waiting_per_key)
         for key in waiting:
             self.case.assertFalse(self.has_room(key), f"{key} waits though there is room")
 
@@ -98,6 +123,16 @@ class Properties(SynchronousTestCase):
         model = Model(self, *size)
         for operation, choice in steps:
             model.step(operation, choice)
+
+    @PROPERTY
+    @given(sizes, with_changes)
+    def test_so_it_is_when_they_change(self, size: tuple[int, int, int], steps: list[tuple[str, int]]) -> None:
+        model = Model(self, *size)
+        for operation, choice in steps:
+            model.step(operation, choice)
+        while model.inside:
+            model.step("leave", 0)
+        self.assertEqual((model.waiting, model.queue.active, model.queue.waiting), ([], 0, 0))
 
     @PROPERTY
     @given(sizes, operations)
@@ -193,3 +228,53 @@ class Limits(SynchronousTestCase):
         with self.assertRaises(KeyError):
             queue.leave("a")
         self.assertEqual(queue.active, 0)
+
+
+class Changes(SynchronousTestCase):
+    """Other limits, at a reload."""
+
+    def queue(self) -> FairQueue[str, str]:
+        """Return a queue with two of a and one of b in, and two of a, one of b and one of c waiting."""
+        queue: FairQueue[str, str] = FairQueue(2, 3, 9)
+        for entry in ("a1", "a2", "b1", "a3", "a4", "b2", "c1"):
+            queue.enter(entry[0], entry)
+        return queue
+
+    def test_what_fits_into_greater_limits_is_let_in_by_turns(self) -> None:
+        self.assertEqual(self.queue().change(9, 6, 9), ["a3", "b2", "c1"])
+        self.assertEqual(self.queue().change(9, 9, 9), ["a3", "b2", "c1", "a4"])
+        self.assertEqual(self.queue().change(2, 9, 9), ["b2", "c1"])
+
+    def test_what_was_let_in_counts_and_leaves_like_any_other(self) -> None:
+        queue = self.queue()
+        queue.change(2, 5, 9)
+        self.assertEqual((queue.active, queue.active_of("b"), queue.waiting), (5, 2, 2))
+        self.assertIsNone(queue.leave("b"))
+        self.assertEqual(queue.leave("a"), "a3")
+
+    def test_who_is_in_stays_when_the_limits_are_smaller_and_who_waits_goes_on_waiting(self) -> None:
+        queue = self.queue()
+        self.assertEqual(queue.change(1, 1, 1), [])
+        self.assertEqual((queue.active, queue.waiting), (3, 4))
+        self.assertEqual([queue.leave("a"), queue.leave("b"), queue.leave("a")], [None, None, "a3"])
+
+    def test_smaller_limits_hold_for_who_comes_then(self) -> None:
+        queue: FairQueue[str, str] = FairQueue(9, 9, 9)
+        queue.enter("a", "a1")
+        queue.change(1, 9, 0)
+        self.assertEqual([queue.enter("a", "a2"), queue.enter("b", "b1")], [FULL, NOW])
+
+
+class Use(SynchronousTestCase):
+    def test_it_tells_the_busiest_keys_and_how_many_of_them_are_in_and_wait(self) -> None:
+        queue: FairQueue[str, str] = FairQueue(3, 9, 9)
+        for entry in ("a1", "b1", "b2", "c1", "c2", "c3", "c4", "c5"):
+            queue.enter(entry[0], entry)
+        self.assertEqual(queue.most_active(2), [("c", 3), ("b", 2)])
+        self.assertEqual(queue.most_active(9), [("c", 3), ("b", 2), ("a", 1)])
+        self.assertEqual(queue.most_waiting(3), [("c", 2)])
+        self.assertEqual([queue.waiting_of(key) for key in "abcd"], [0, 0, 2, 0])
+
+    def test_in_an_empty_one_nobody_is(self) -> None:
+        queue: FairQueue[str, str] = FairQueue(3, 9, 9)
+        self.assertEqual((queue.most_active(3), queue.most_waiting(3)), ([], []))

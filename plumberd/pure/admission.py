@@ -7,6 +7,7 @@ turns, so that one busy user delays itself alone.
 from __future__ import annotations
 
 import enum
+import heapq
 from collections import OrderedDict, deque
 from collections.abc import Hashable
 from typing import Generic, TypeVar
@@ -48,6 +49,18 @@ class FairQueue(Generic[Key, Item]):
         """How many of *key* are in."""
         return self._active.get(key, 0)
 
+    def waiting_of(self, key: Key) -> int:
+        """How many of *key* wait."""
+        return len(self._waiting.get(key, ()))
+
+    def most_active(self, count: int) -> list[tuple[Key, int]]:
+        """Return the *count* keys of which most are in, and how many, the busiest first."""
+        return heapq.nlargest(count, self._active.items(), key=lambda pair: pair[1])
+
+    def most_waiting(self, count: int) -> list[tuple[Key, int]]:
+        """Return the *count* keys of which most wait, and how many, the busiest first."""
+        return heapq.nlargest(count, ((key, len(q)) for key, q in self._waiting.items()), key=lambda pair: pair[1])
+
     def enter(self, key: Key, item: Item) -> Admission:
         """Ask for a place for *item*: it is in, or waits for a :meth:`leave` to return it, or is refused."""
         if key not in self._waiting and self._fits(key):
@@ -81,6 +94,19 @@ class FairQueue(Generic[Key, Item]):
         if not queue:
             del self._waiting[key]
         return True
+
+    def change(self, per_key: int, total: int, waiting_per_key: int) -> list[Item]:
+        """Take other limits; return the waiting items that have a place now, each to be left like any other.
+
+        Who is in stays in, and who waits goes on waiting: smaller limits hold for who comes from now on.
+        """
+        self.per_key = per_key
+        self.total = total
+        self.waiting_per_key = waiting_per_key
+        admitted = []
+        while self._waiting and (item := self._next()) is not None:
+            admitted.append(item)
+        return admitted
 
     def _fits(self, key: Key) -> bool:
         return self._count < self.total and self._active.get(key, 0) < self.per_key
