@@ -17,6 +17,7 @@ import socket
 import struct
 
 from plumberd.effects import kernel
+from plumberd.pure.policy.subject import parse_cgroup
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.who import LocalWho
 
@@ -28,6 +29,8 @@ _ANCESTORS = 64
 
 UNTOLD = "it can't be told where it runs"
 """Why a client counts as confined whose process this one may not look into."""
+
+_ANOTHER_NAMESPACE = "another network namespace"
 
 Sender = tuple[int, int, int]
 """pid, uid, gid, as the kernel attached them to a message."""
@@ -52,8 +55,8 @@ class Inspector:
     """Tells who a client is, measured against the broker's own process."""
 
     def __init__(self, *, tell_cgroup: bool = True) -> None:
-        """*tell_cgroup*: read each client's cgroup as well; only ``direct`` asks for it."""
-        self._tell_cgroup = tell_cgroup
+        """*tell_cgroup*: read each client's cgroup as well; ``direct`` and rules ``for unit:`` ask for it."""
+        self.tell_cgroup = tell_cgroup
         self._net = _net_of("self")
         self._cgroup = _read("/proc/self/cgroup")
         try:
@@ -89,10 +92,12 @@ class Inspector:
         if sender is None or sender[0] != pid:
             by = pid if sender is None else sender[0]
             return LocalWho(uid, gid, groups, by, "not sent by the process that connected")
-        confined, same_cgroup = self._confined(sock, maker, sender)
-        return LocalWho(uid, gid, groups, pid, confined, same_cgroup)
+        confined, cgroup = self._look(sock, maker, sender)
+        same = not confined and cgroup == self._cgroup
+        return LocalWho(uid, gid, groups, pid, confined, same, parse_cgroup(cgroup) if cgroup else None)
 
-    def _confined(self, sock: socket.socket, maker: Sender, sender: Sender) -> tuple[str, bool]:
+    def _look(self, sock: socket.socket, maker: Sender, sender: Sender) -> tuple[str, bytes]:
+        """Return why the process is confined, or nothing, and its cgroups, or nothing where they can't be told."""
         pid = maker[0]
         try:
             status = _read(f"/proc/{pid}/status")
@@ -102,28 +107,35 @@ class Inspector:
         # A message carries the real ids, the connection the effective ones: set-uid programs have both.
         if ids != maker[1:]:
             raise _not_the_maker(maker)
+        caged = ""
         try:
             cookie = sock.getsockopt(socket.SOL_SOCKET, kernel.SO_NETNS_COOKIE, _COOKIE_BYTES)
             if cookie != self._cookie:
-                return "another network namespace", False
+                caged = _ANOTHER_NAMESPACE
+                if not self.tell_cgroup:
+                    return caged, b""
             pidfd = _peer_pidfd(sock)
         except OSError as e:
             if e.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                 raise  # that says something of us, and nothing of the client
-            return "this kernel has no pidfds of peers", False
+            return caged or "this kernel has no pidfds of peers", b""
         try:
-            if _net_of(str(pid)) != self._net:
-                return "another network namespace", False
-            filters = _filters(status)
-            if filters and filters > self._filters_of_process_1(status):
-                return "more seccomp filters than its system's first process", False
-            same_cgroup = self._tell_cgroup and _read(f"/proc/{pid}/cgroup") == self._cgroup
+            confined = caged or self._why_confined(pid, status)
+            cgroup = _read(f"/proc/{pid}/cgroup") if self.tell_cgroup else b""
             _check_alive(pidfd)
         except (OSError, ValueError):
-            return UNTOLD, False
+            return caged or UNTOLD, b""
         finally:
             os.close(pidfd)
-        return "", same_cgroup
+        return confined, cgroup
+
+    def _why_confined(self, pid: int, status: bytes) -> str:
+        if _net_of(str(pid)) != self._net:
+            return _ANOTHER_NAMESPACE
+        filters = _filters(status)
+        if filters and filters > self._filters_of_process_1(status):
+            return "more seccomp filters than its system's first process"
+        return ""
 
     def _filters_of_process_1(self, status: bytes) -> int:
         """Return the seccomp filters of process 1 of the pid namespace that *status* lives in.

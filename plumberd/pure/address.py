@@ -48,6 +48,22 @@ _THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")  # RFC 6890; Linux sends 0.0.
 _BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 
 
+_ZONE_NETWORKS: dict[Zone, tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]] = {
+    zone: tuple(map(ipaddress.ip_network, texts))
+    for zone, texts in {
+        Zone.LOOPBACK: ("127.0.0.0/8", "::1/128"),
+        Zone.LINK_LOCAL: ("169.254.0.0/16", "fe80::/10", "fec0::/10"),
+        Zone.MULTICAST: ("224.0.0.0/4", "ff00::/8"),
+        Zone.UNSPECIFIED: ("0.0.0.0/8", "::/128"),
+    }.items()
+}
+
+
+def zone_networks(zone: Zone) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    """Return the networks that a zone is, for zones that are whole networks; metadata services are single addresses."""
+    return _ZONE_NETWORKS.get(zone, ())
+
+
 def unmapped(address: IPAddress) -> IPAddress:
     """Return the IPv4 address of an IPv4-mapped one, for dialling; others as they are."""
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from plumberd.pure.policy.subject import Standing, Subject
 from plumberd.pure.uri import IPAddress, show_host
 
 
@@ -15,6 +16,7 @@ class LocalWho:
     :ivar pid: of the process that sent the request.
     :ivar confined: why it counts as confined, or ``""`` where it is proved not to be.
     :ivar same_cgroup: whether its cgroup is proved to be the broker's.
+    :ivar cgroup: the whole path of its cgroup, or ``None`` where it was not asked for or can't be told.
     """
 
     uid: int
@@ -23,6 +25,13 @@ class LocalWho:
     pid: int
     confined: str = ""
     same_cgroup: bool = False
+    cgroup: str | None = None
+
+    @property
+    def subject(self) -> Subject:
+        """This client as rules see it."""
+        standing = Standing.CONFINED if self.confined else Standing.LOCAL
+        return Subject(standing, self.uid, frozenset((self.gid, *self.groups)), self.cgroup)
 
     def __str__(self) -> str:
         cage = f" confined ({self.confined})" if self.confined else ""
@@ -35,13 +44,19 @@ class RemoteWho:
 
     :ivar scheme: how it came in.
     :ivar address: ``None`` where the transport has none (a UNIX listener).
-    :ivar name: what the scheme proved; plain tcp proves nothing.
+    :ivar identities: what the scheme proved, as conditions of rules are written (``cert:example.com``);
+        plain tcp proves nothing.
     """
 
     scheme: str
     address: IPAddress | None
     port: int = 0
-    name: str | None = None
+    identities: frozenset[str] = frozenset()
+
+    @property
+    def subject(self) -> Subject:
+        """This caller as rules see it."""
+        return Subject(Standing.REMOTE, words=self.identities)
 
     def __str__(self) -> str:
         if self.address is None:

@@ -3,31 +3,37 @@
 The first rule that matches decides; else the defaults do. Without a rule,
 plumberd grants nobody anything that they could not have had without it: nothing
 comes in, an unconfined client may dial out and reach local services, a confined
-one neither.
+one neither, and a remote caller whose service leads away from here neither.
 
 Some addresses need a rule that names them: link-local, metadata, multicast and
-unspecified ones for everybody; for confined clients loopback and the machine's
-own addresses too, with a port. An `allow` that does not name such an address
-does not match it, so a later rule may; a `deny` always does.
+unspecified ones for everybody; for confined clients and remote callers loopback
+and the machine's own addresses too, with a port. An `allow` that does not name
+such an address does not match it, so a later rule may; a `deny` always does.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from plumberd.pure.address import Zone, unwrap, zone
+from plumberd.pure.address import Zone, unwrap, zone, zone_networks
 from plumberd.pure.modes import Mode
-from plumberd.pure.policy.rule import Destination, Direction, Match, Rule, matches
+from plumberd.pure.policy.direction import Direction
+from plumberd.pure.policy.index import Rules
+from plumberd.pure.policy.peer import Destination, IPNetwork, is_within
+from plumberd.pure.policy.rule import Action, Match, Rule, explain_match, matches
+from plumberd.pure.policy.subject import ANYBODY, Standing, Subject
 from plumberd.pure.uri import IPAddress
 
 DEFAULTS: Mapping[Direction, bool] = {Direction.IN: False, Direction.OUT: True}
 """What holds where no rule matches: nothing comes in, an unconfined client may dial out."""
 
-
 STRICTNESS = (Mode.DIRECT, Mode.AUTO, Mode.LOCKED, Mode.RELAYED, Mode.FRAMED)
 """Wishes for the hand-over, the strictest last."""
+
+WOULD = "denied"
+"""What a verdict says that lets through only because refusals are just to be logged."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +42,28 @@ class Policy:
 
     :ivar own_addresses: the machine's addresses other than loopback, which confined
         clients need a rule for as well.
+    :ivar audit_only: what would be refused is granted, and says so; but no address that needs a
+        rule which names it, and no claim to a service.
     """
 
-    rules: tuple[Rule, ...] = ()
+    rules: Rules = field(default_factory=Rules)
     defaults: Mapping[Direction, bool] = field(default_factory=lambda: dict(DEFAULTS))
     own_addresses: frozenset[IPAddress] = frozenset()
+    audit_only: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rules, Rules):  # any sequence will do
+            object.__setattr__(self, "rules", Rules(self.rules))
+
+    @property
+    def asks_who(self) -> bool:
+        """Whether any rule speaks of some clients only."""
+        return any(rule.conditions for rule in self.rules)
+
+    @property
+    def asks_unit(self) -> bool:
+        """Whether any rule speaks of a cgroup."""
+        return any(condition.kind == "unit" for rule in self.rules for condition in rule.conditions)
 
 
 @dataclass(frozen=True)
@@ -49,13 +72,13 @@ class Question:
 
     :ivar service: what was asked for, before redirects; ``None`` matches only ``any``.
     :ivar to: the far end. With addresses, each is judged for itself.
-    :ivar confined: whether the local client is confined.
+    :ivar subject: who asks.
     """
 
     direction: Direction
     service: str | None
     to: Destination
-    confined: bool = False
+    subject: Subject = ANYBODY
 
 
 @dataclass(frozen=True)
@@ -82,6 +105,20 @@ class Verdict:
     would: str = ""
 
 
+@dataclass(frozen=True)
+class Tried:
+    """One rule that was tried, for people.
+
+    :ivar number: counted from 1.
+    :ivar why: why it did not match, or could not be told yet.
+    """
+
+    number: int
+    rule: Rule
+    match: Match
+    why: str
+
+
 def decide(policy: Policy, question: Question) -> Verdict:
     """Decide. A question without addresses is refused only where that needs none.
 
@@ -91,24 +128,31 @@ def decide(policy: Policy, question: Question) -> Verdict:
     addresses = question.to.addresses
     if not addresses:
         return _judge(policy, question, None)
-    passed: list[IPAddress] = []
-    first: Verdict | None = None
+    granted: list[tuple[IPAddress, Verdict]] = []
     refused: Verdict | None = None
     for address in addresses:
         one = dataclasses.replace(question, to=dataclasses.replace(question.to, addresses=(address,)))
         verdict = _judge(policy, one, address)
         if verdict.granted:
-            if first is None:
-                first = verdict
-            if verdict.handover is first.handover:
-                # one connection has one mode: an address whose rule asks for another waits its turn
-                passed.append(address)
+            granted.append((address, verdict))
         elif refused is None:
             refused = verdict
-    if first is not None:
-        return dataclasses.replace(first, addresses=tuple(passed))
+    if granted:
+        # One connection has one mode: an address whose rule asks for another waits its turn; and
+        # what really passes comes before what would be refused.
+        first = next((v for _, v in granted if not v.would), granted[0][1])
+        same = [a for a, v in granted if (v.handover, v.would) == (first.handover, first.would)]
+        return dataclasses.replace(first, addresses=tuple(same))
     assert refused is not None
     return refused
+
+
+def judge(decide_one: Callable[[Question], Verdict], question: Question, far_service: str | None) -> Verdict:
+    """Decide for the service that was asked for and, where it is another, for the one that the URI names."""
+    verdict = decide_one(question)
+    if verdict.granted is False or far_service is None or far_service == question.service:
+        return verdict
+    return both(verdict, decide_one(dataclasses.replace(question, service=far_service)))
 
 
 def both(first: Verdict, second: Verdict) -> Verdict:
@@ -125,76 +169,116 @@ def both(first: Verdict, second: Verdict) -> Verdict:
         return dataclasses.replace(second, granted=False, addresses=(), reason="no address passes for both services")
     wishes = [v.handover for v in (first, second) if v.handover is not None]
     wish = max(wishes, key=STRICTNESS.index) if wishes else None
-    return dataclasses.replace(first, addresses=addresses, handover=wish)
+    decided = second if second.would and not first.would else first
+    return dataclasses.replace(decided, addresses=addresses, handover=wish)
+
+
+def tried(policy: Policy, question: Question) -> tuple[Tried, ...]:
+    """Return every rule in its order up to the one that decides: what :func:`decide` does, told.
+
+    A question with several addresses is to be told one by one.
+    """
+    address = question.to.addresses[0] if question.to.addresses else None
+    need = _needs_naming(policy, question, address)
+    found = []
+    for number, rule in enumerate(policy.rules, 1):
+        match, why = explain_match(rule, question.direction, question.service, question.to, question.subject)
+        if match is not Match.NO and rule.action.opens and need is not None and not _names(rule, need):
+            match, why = Match.NO, f"it does not name {need.kind} address"
+        found.append(Tried(number, rule, match, why))
+        if match is not Match.NO:
+            break
+    return tuple(found)
 
 
 def _judge(policy: Policy, question: Question, address: IPAddress | None) -> Verdict:
     need = _needs_naming(policy, question, address)
-    for number, rule in enumerate(policy.rules, 1):
-        match = matches(rule, question.direction, question.service, question.to)
-        if match is Match.NO or (rule.allow and need and not _names(rule, need)):
+    verdict = _by_rules(policy, question, need) or _default(policy, question, need)
+    if verdict.granted is False and policy.audit_only and need is None and question.direction is not Direction.SERVE:
+        return dataclasses.replace(verdict, granted=True, would=WOULD)
+    return verdict
+
+
+def _by_rules(policy: Policy, question: Question, need: _Need | None) -> Verdict | None:
+    direction, service, to, subject = question.direction, question.service, question.to, question.subject
+    rules = policy.rules
+    for at in rules.candidates(direction, service, to, subject):
+        rule = rules[at]
+        match = matches(rule, direction, service, to, subject)
+        if match is Match.NO or (rule.action.opens and need is not None and not _names(rule, need)):
             continue
         if match is Match.MAYBE:
             return Verdict(None, "", "the addresses decide")
-        where = f" ({rule.source})" if rule.source else ""
         return Verdict(
-            rule.allow,
-            f"{number}: {rule.text or rule}",
-            f"rule {number}{where} {'allows' if rule.allow else 'denies'} it",
+            rule.action.opens,
+            f"{at + 1}: {rule}",
+            _REASONS[rule.action].format(number=at + 1, ask=_ask(question)),
             rule.handover,
-            number=number,
+            number=at + 1,
             source=rule.source,
+            would=WOULD if rule.action is Action.LOG else "",
         )
-    return _default(policy, question, need)
+    return None
+
+
+_REASONS = {
+    Action.ALLOW: "rule {number} allows it",
+    Action.DENY: "rule {number} denies it; it would take a rule in front of that one: {ask}",
+    Action.LOG: "rule {number} lets it through, and logs that it would be denied",
+}
 
 
 @dataclass(frozen=True)
 class _Need:
-    """An address that a rule has to name."""
+    """An address that a rule has to name.
+
+    :ivar kind: for people, with its article.
+    :ivar networks: what lies wholly in the zone; only metadata and own addresses have to be named alone.
+    """
 
     kind: str
+    address: IPAddress
+    networks: tuple[IPNetwork, ...]
     with_port: bool
 
 
 def _needs_naming(policy: Policy, question: Question, address: IPAddress | None) -> _Need | None:
     if address is None or question.direction is not Direction.OUT:
         return None
+    can_dial = question.subject.standing is Standing.LOCAL
     found = zone(address)
-    if found is Zone.LOOPBACK or (
-        found is Zone.ORDINARY
-        and policy.own_addresses
-        and question.confined
-        and any(one in policy.own_addresses for one in unwrap(address))
-    ):
-        if question.confined:
-            return _Need("a loopback" if found is Zone.LOOPBACK else "this machine's own", True)
-        return None
+    if found is Zone.LOOPBACK:
+        return None if can_dial else _Need("a loopback", address, zone_networks(found), True)
     if found is Zone.ORDINARY:
-        return None
-    return _Need(f"{'an' if found is Zone.UNSPECIFIED else 'a'} {found.value}", question.confined)
+        if can_dial or not any(one in policy.own_addresses for one in unwrap(address)):
+            return None
+        return _Need("this machine's own", address, (), True)
+    kind = f"{'an' if found is Zone.UNSPECIFIED else 'a'} {found.value}"
+    return _Need(kind, address, zone_networks(found), not can_dial)
 
 
 def _names(rule: Rule, need: _Need) -> bool:
-    return rule.peer.address is not None and (rule.peer.port is not None or not need.with_port)
+    """Tell whether *rule* names the address: alone, or by a network that holds nothing but its zone."""
+    network = rule.peer.network
+    if network is None or (need.with_port and rule.peer.ports is None):
+        return False
+    return rule.peer.address is not None or any(is_within(network, whole) for whole in need.networks)
 
 
 def _default(policy: Policy, question: Question, need: _Need | None) -> Verdict:
+    ask, standing = _ask(question), question.subject.standing
     if need is not None:
         port = " and its port" if need.with_port else ""
         return Verdict(
-            False,
-            "default",
-            f"{question.to} is {need.kind} address: it needs a rule that names it{port}",
+            False, "default", f"{question.to} is {need.kind} address: it needs a rule that names it{port}: {ask}"
         )
+    if question.direction is Direction.SERVE:
+        return Verdict(False, "default serve=deny", f"to serve a name takes a rule: {ask}")
     if question.direction is Direction.IN:
-        allowed = policy.defaults[Direction.IN]
-        return Verdict(allowed, f"default in={_word(allowed)}", _by_default(question, allowed))
-    if question.confined:
-        return Verdict(
-            False,
-            "default for confined clients",
-            f"a confined client needs a rule for it: allow out {question.service or 'any'} {question.to}",
-        )
+        return _by_default(policy, Direction.IN, ask)
+    if standing is not Standing.LOCAL:
+        who = "confined clients" if standing is Standing.CONFINED else "remote callers"
+        return Verdict(False, f"default for {who}", f"a {who[:-1]} needs a rule for what leads further: {ask}")
     if question.to.special:
         return Verdict(
             False,
@@ -204,16 +288,20 @@ def _default(policy: Policy, question: Question, need: _Need | None) -> Verdict:
         )
     if question.to.scheme == "unix":
         return Verdict(True, "default for local services", "local services are open to unconfined clients")
-    allowed = policy.defaults[Direction.OUT]
-    return Verdict(allowed, f"default out={_word(allowed)}", _by_default(question, allowed))
+    return _by_default(policy, Direction.OUT, ask)
 
 
-def _by_default(question: Question, allowed: bool) -> str:
+def _by_default(policy: Policy, direction: Direction, ask: str) -> Verdict:
+    allowed = policy.defaults[direction]
+    rule = f"default {direction.value}={'allow' if allowed else 'deny'}"
     if allowed:
-        return "no rule matches, and the default lets it through"
-    rule = f"allow {question.direction.value} {question.service or 'any'} {question.to.as_peer(question.direction)}"
-    return f"no rule matches, and the default refuses it; a rule for it: {rule}"
+        return Verdict(True, rule, "no rule matches, and the default lets it through")
+    return Verdict(False, rule, f"no rule matches, and the default refuses it; a rule for it: {ask}")
 
 
-def _word(allowed: bool) -> str:
-    return "allow" if allowed else "deny"
+def _ask(question: Question) -> str:
+    """The rule that would let just this through, for people to ask for."""
+    words = ["allow", question.direction.value, question.service or "any"]
+    if question.direction is not Direction.SERVE:
+        words.append(question.to.as_peer(question.direction))
+    return " ".join(words)

@@ -2,20 +2,22 @@
 
 In this order: the administrator's redirect; the lookup's own pair for that
 service; the configured route for it; the configured route ``*``; the local
-service of that name. A redirect to a name is looked up again, at most 8 times.
+service of that name. A redirect to a name is looked up again, at most 8 times. A
+redirect or route may depend on who asks, and may have alternatives.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from plumberd.pure.address import unmapped
 from plumberd.pure.names import check_service, is_reserved, is_service
 from plumberd.pure.pairs import Pairs
-from plumberd.pure.policy.rule import Destination
+from plumberd.pure.policy.peer import Destination
+from plumberd.pure.policy.subject import ANYBODY, Condition, Subject, all_hold
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import IPAddress, Uri, UriError, parse_host, parse_port, parse_uri
 
@@ -24,6 +26,9 @@ CHAIN = 8
 
 EVERY = "*"
 """The route for services that have none of their own."""
+
+ALTERNATIVES = 16
+"""Most targets that stand for one another."""
 
 PLACEHOLDER = "{service}"
 """Stands for the wanted service in the route ``*``."""
@@ -78,56 +83,132 @@ class Endpoint:
 
 
 Target = Uri | Endpoint | str
-"""What a redirect or route leads to; a ``str`` is another name."""
+"""What a redirect or route leads to; a ``str`` is another name, or a route's text with ``{service}`` in it."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where a name leads, for whom.
+
+    :ivar targets: alternatives: the next is for when one cannot be reached.
+    :ivar conditions: all of them have to hold; none is everybody.
+    """
+
+    targets: tuple[Target, ...]
+    conditions: tuple[Condition, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.targets:
+            raise RouteError("wanted at least one target")
+        if len(self.targets) > ALTERNATIVES:
+            raise RouteError(f"{len(self.targets)} alternatives, at most {ALTERNATIVES} are accepted")
+        if len(self.targets) > 1 and any(isinstance(t, str) and PLACEHOLDER not in t for t in self.targets):
+            raise RouteError("alternatives are URIs or endpoint strings; another name stands alone")
+
+    def __str__(self) -> str:
+        whom = "".join(f" for {condition}" for condition in self.conditions)
+        return " or ".join(map(str, self.targets)) + whom
+
+
+Table = Mapping[str, tuple[Choice, ...]]
+"""Names with their choices, the first of which that holds counts."""
 
 
 @dataclass(frozen=True)
 class Routes:
     """The administrator's redirects and routes, checked when they were read."""
 
-    redirects: Mapping[str, Target] = field(default_factory=dict)
-    routes: Mapping[str, Target] = field(default_factory=dict)
+    redirects: Table = field(default_factory=dict)
+    routes: Table = field(default_factory=dict)
+
+    @property
+    def asks_who(self) -> bool:
+        """Whether any choice is for some clients only."""
+        return any(self._conditions())
+
+    @property
+    def asks_unit(self) -> bool:
+        """Whether any choice depends on a cgroup."""
+        return any(condition.kind == "unit" for condition in self._conditions())
+
+    def _conditions(self) -> Iterator[Condition]:
+        for table in (self.redirects, self.routes):
+            for choices in table.values():
+                for choice in choices:
+                    yield from choice.conditions
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a way, for people.
+
+    :ivar kind: ``redirect`` or ``route``.
+    """
+
+    kind: str
+    text: str
 
 
 @dataclass(frozen=True)
 class Way:
     """The result: where to go.
 
-    :ivar target: a URI or an endpoint.
-    :ivar steps: what led there, for ``explain`` and the log.
+    :ivar targets: URIs and endpoints; the next is for when one cannot be reached.
+    :ivar steps: what led there, for ``explain``.
     """
 
-    target: Uri | Endpoint
-    steps: tuple[str, ...]
+    targets: tuple[Uri | Endpoint, ...]
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def target(self) -> Uri | Endpoint:
+        """The first, which is mostly the only one."""
+        return self.targets[0]
+
+    @property
+    def local_service(self) -> str | None:
+        """The service of this machine that it leads to, if it does."""
+        target = self.target
+        return target.service if isinstance(target, Uri) and target.scheme == "unix" else None
 
 
-def find_way(service: str, pairs: Pairs, routes: Routes) -> Way:
+def find_way(service: str, pairs: Pairs, routes: Routes, subject: Subject = ANYBODY) -> Way:
     """Follow redirects and routes from *service* to a destination.
 
     :raises Refused: ``bad-request`` for a pair that is no URI, a chain that is too long, or a
         name that the route ``*`` has no place for; ``denied`` for a reserved name.
     """
-    steps: list[str] = []
+    steps: list[Step] = []
     name = service
     for _ in range(CHAIN + 1):
-        target = routes.redirects.get(name)
-        if isinstance(target, str):
-            steps.append(f"redirect {name} to {target}")
-            name = target
-            continue
-        if target is not None:
-            return Way(target, (*steps, f"redirect {name} to {target}"))
+        choice = _choose(routes.redirects.get(name), subject)
+        if choice is not None and choice.targets != (name,):
+            steps.append(Step("redirect", f"{name} to {choice}"))
+            target = choice.targets[0]
+            if isinstance(target, str):
+                name = target
+                continue
+            return Way(_fill_all(choice, name), tuple(steps))
         text = pairs.uri_of(name) if pairs.value else None
         if text is not None:
             uri = parse_target_uri(text)
-            return Way(uri, (*steps, f"the lookup's own route {uri}"))
+            return Way((uri,), (*steps, Step("route", f"the lookup's own: {uri}")))
         for key in (name, EVERY):
-            target = routes.routes.get(key)
-            if target is not None:
-                way = _fill(target, name)
-                return Way(way, (*steps, f"route {key} = {way}"))
-        return Way(Uri("unix", "", 0, name), (*steps, f"local service {name}"))
+            choice = _choose(routes.routes.get(key), subject)
+            if choice is not None:
+                targets = _fill_all(choice, name)
+                filled = dataclasses.replace(choice, targets=targets)
+                return Way(targets, (*steps, Step("route", f"{key} = {filled}")))
+        return Way((Uri("unix", "", 0, name),), (*steps, Step("route", f"the local service {name}")))
     raise Refused(Refusal.BAD_REQUEST, f"more than {CHAIN} redirects, beginning with {service}")
+
+
+def _choose(choices: tuple[Choice, ...] | None, subject: Subject) -> Choice | None:
+    """Return the first choice that is for *subject*; what can't be told is for nobody."""
+    for choice in choices or ():
+        if not choice.conditions or all_hold(choice.conditions, subject, opens=True):
+            return choice
+    return None
 
 
 def parse_target_uri(text: str) -> Uri:
@@ -198,21 +279,40 @@ def parse_route(name: str, text: str) -> Target:
     return target
 
 
-def check_loops(redirects: Mapping[str, Target]) -> None:
-    """Check that every chain of redirects ends.
+def check_loops(redirects: Table) -> None:
+    """Check that every chain of redirects ends, whoever asks.
+
+    A loop is one also where no single client would meet all of its conditions: that can change
+    with a group's members. A conditional choice that leads to its own name is none; it ends the
+    redirecting.
 
     :raises RouteError: naming the members of a loop, or a chain that is longer than 8.
     """
+    longest: dict[str, list[str]] = {}
+
+    def follow(name: str, chain: list[str]) -> list[str]:
+        if name in chain:
+            raise RouteError("a loop of redirects: " + " → ".join([*chain[chain.index(name) :], name]))
+        if name not in longest:
+            if len(chain) > CHAIN:
+                whole = [*chain, name]
+                raise RouteError(f"a chain of {len(whole) - 1} redirects, at most {CHAIN}: " + " → ".join(whole))
+            tails = [follow(target, [*chain, name]) for target in _names_after(redirects, name)]
+            longest[name] = [name, *max(tails, key=len, default=[])]
+        if len(chain) + len(longest[name]) > CHAIN + 1:
+            whole = [*chain, *longest[name]]
+            raise RouteError(f"a chain of {len(whole) - 1} redirects, at most {CHAIN}: " + " → ".join(whole))
+        return longest[name]
+
     for start in redirects:
-        chain = [start]
-        target = redirects.get(start)
-        while isinstance(target, str):
-            if target in chain:
-                raise RouteError("a loop of redirects: " + " → ".join([*chain, target]))
-            chain.append(target)
-            target = redirects.get(target)
-        if len(chain) > CHAIN + 1:
-            raise RouteError(f"a chain of {len(chain) - 1} redirects, at most {CHAIN}: " + " → ".join(chain))
+        follow(start, [])
+
+
+def _names_after(redirects: Table, name: str) -> list[str]:
+    choices = redirects.get(name, ())
+    plain = len(choices) == 1 and not choices[0].conditions
+    names = [target for choice in choices for target in choice.targets if isinstance(target, str)]
+    return names if plain else [target for target in names if target != name]
 
 
 def _check(name: str) -> None:
@@ -249,6 +349,10 @@ def _split(text: str) -> list[str]:
             words[-1] += c
         escaped = c == "\\" and not escaped
     return words
+
+
+def _fill_all(choice: Choice, name: str) -> tuple[Uri | Endpoint, ...]:
+    return tuple(_fill(target, name) for target in choice.targets)
 
 
 def _fill(target: Target, name: str) -> Uri | Endpoint:

@@ -1,40 +1,53 @@
 """One line of the firewall.
 
-    allow|deny in|out SERVICE PEER [handover=MODE]
+    allow|deny|log in|out SERVICE PEER [for WHO]... [handover=MODE]
+    allow|deny serve SERVICE [for WHO]...
 
-SERVICE is a name, ``any`` or ``*``. PEER is ``any``, ``*``, ``scheme:any`` or
-``scheme:HOST[:PORT]``, also written ``scheme://HOST[:PORT]``, where HOST is an
-exact name or address; ``unix:NAME`` is a local service. No port is any port.
+SERVICE is a name, a glob of ``*`` and ``?``, or ``any``; PEER is in
+:mod:`plumberd.pure.policy.peer`, WHO in :mod:`plumberd.pure.policy.subject`.
+``log`` stands in the place of a ``deny`` that is being tried out: it lets
+through, and the log says what would have been refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import enum
-import ipaddress
-from dataclasses import dataclass
+import fnmatch
+import functools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from plumberd.pure.address import unmapped, unwrap
+from plumberd.pure.address import unwrap
 from plumberd.pure.modes import WISHES, Mode
-from plumberd.pure.names import SCHEMES, is_service
-from plumberd.pure.uri import IPAddress, UriError, parse_host, parse_port, show_host
+from plumberd.pure.names import is_service
+from plumberd.pure.policy.direction import Direction
+from plumberd.pure.policy.peer import ANY, ANYWHERE, Destination, Peer, PeerError, parse_peer
+from plumberd.pure.policy.subject import Condition, ConditionError, Subject, all_hold, bind, parse_condition
 
 RULE_CHARS = 1024
 """Longest rule."""
 
-ANY = ("any", "*")
-"""The two spellings of anything; a shell expands the second."""
-
-
-class Direction(enum.Enum):
-    """Which way a connection goes, seen from this machine."""
-
-    IN = "in"
-    OUT = "out"
+_GLOB = re.compile(r"[A-Za-z0-9_.*?-]{1,64}\Z")
+_EXPANDED = "did the shell expand the *? write any"
 
 
 class RuleError(ValueError):
     """The text is no rule: what was wanted, what was found, what would be accepted."""
+
+
+class Action(enum.Enum):
+    """What a rule does with what it matches."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+    LOG = "log"
+
+    @property
+    def opens(self) -> bool:
+        """Whether it lets through: then what can't be told does not match it."""
+        return self is not Action.DENY
 
 
 class Match(enum.Enum):
@@ -46,82 +59,49 @@ class Match(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Peer:
-    """The far end that a rule speaks of; ``None`` in a field is anything.
-
-    :ivar name: a DNS name, or the name of a local service where the scheme is ``unix``.
-    """
-
-    scheme: str | None = None
-    name: str | None = None
-    address: IPAddress | None = None
-    port: int | None = None
-
-    def __str__(self) -> str:
-        if self.scheme is None:
-            return "any"
-        host = self.name or (show_host(str(self.address)) if self.address else "any")
-        return f"{self.scheme}:{host}" + (f":{self.port}" if self.port else "")
-
-
-@dataclass(frozen=True)
 class Rule:
-    """A parsed rule.
+    """A parsed rule. Two are equal if they say the same, however and wherever they were written.
 
-    :ivar allow: whether it lets through.
-    :ivar service: a name, or ``None`` for any (and for a lookup that names none).
+    :ivar service: a name or a glob, or ``None`` for any (and for a lookup that names none).
+    :ivar conditions: all of them have to hold.
     :ivar handover: the mode it asks for.
     :ivar text: the rule as it was written.
     :ivar source: where it was written, for messages: ``--rule``, or a file and line.
     """
 
-    allow: bool
+    action: Action
     direction: Direction
     service: str | None
-    peer: Peer
+    peer: Peer = ANYWHERE
+    conditions: tuple[Condition, ...] = ()
     handover: Mode | None = None
-    text: str = ""
-    source: str = ""
+    text: str = field(default="", compare=False)
+    source: str = field(default="", compare=False)
 
-    def __str__(self) -> str:
+    @property
+    def is_glob(self) -> bool:
+        """Whether the service is a pattern."""
+        return self.service is not None and ("*" in self.service or "?" in self.service)
+
+    @property
+    def normal(self) -> str:
         """The rule in its one normal form, which parses back to the same value."""
-        words = (
-            "allow" if self.allow else "deny",
-            self.direction.value,
-            self.service or "any",
-            str(self.peer),
-        )
-        return " ".join(words) + (f" handover={self.handover.value}" if self.handover else "")
-
-
-@dataclass(frozen=True)
-class Destination:
-    """Where a connection goes to, or comes from, as rules see it.
-
-    :ivar name: the DNS name (out), the local service (``unix``), or the identity that
-        the scheme proved (in); ``None`` where there is none.
-    :ivar addresses: every address, or ``None`` where they are not known yet.
-    :ivar special: it is an administrator's endpoint that does what a client could not do by
-        itself, and so needs a rule.
-    """
-
-    scheme: str
-    name: str | None
-    addresses: tuple[IPAddress, ...] | None
-    port: int | None
-    special: bool = False
-
-    def as_peer(self, direction: Direction) -> str:
-        """This destination as the PEER of a rule; a caller's source port says nothing."""
-        return str(self if direction is Direction.OUT else dataclasses.replace(self, port=None))
+        words = [self.action.value, self.direction.value, self.service or "any"]
+        if self.direction is not Direction.SERVE:
+            words.append(str(self.peer))
+        for condition in self.conditions:
+            words += ["for", str(condition)]
+        if self.handover is not None:
+            words.append(f"handover={self.handover.value}")
+        return " ".join(words)
 
     def __str__(self) -> str:
-        host = self.name or (show_host(str(self.addresses[0])) if self.addresses else "?")
-        return f"{self.scheme}:{host}" + (f":{self.port}" if self.port else "")
+        """The rule as it was written, or in its normal form."""
+        return self.text or self.normal
 
 
 def parse_rule(text: str, source: str = "") -> Rule:
-    """Parse one rule.
+    """Parse one rule. Users and groups keep their names; :func:`bind_rule` asks for their numbers.
 
     :raises RuleError: naming the word that is wrong and what would be accepted.
     """
@@ -132,123 +112,137 @@ def parse_rule(text: str, source: str = "") -> Rule:
     words = text.split()
     if any("@" in word for word in words[:4]):
         raise RuleError("a rule holds no user and no password: its peer is SCHEME:HOST[:PORT], without an @")
-    if len(words) < 4:
-        raise RuleError(f"{text!r}: wanted allow|deny in|out SERVICE PEER [handover=MODE]")
-    verdict, way, service, peer, *rest = words
-    if verdict not in ("allow", "deny"):
-        raise RuleError(f"{verdict!r}: wanted allow or deny")
-    if way not in ("in", "out"):
-        raise RuleError(f"{way!r}: wanted in or out")
+    if len(words) < 3 or (words[1] != Direction.SERVE.value and len(words) < 4):
+        raise RuleError(f"{text!r}: wanted allow|deny|log in|out SERVICE PEER [for WHO]... [handover=MODE]")
+    action, way, service, *rest = words
+    if action not in [a.value for a in Action]:
+        raise RuleError(f"{action!r}: wanted allow, deny or log")
+    if way not in [d.value for d in Direction]:
+        raise RuleError(f"{way!r}: wanted in, out or serve")
     direction = Direction(way)
-    return Rule(
-        allow=verdict == "allow",
-        direction=direction,
-        service=_service(service),
-        peer=_peer(peer, direction),
-        handover=_handover(rest, verdict, direction),
-        text=text,
-        source=source,
-    )
+    peer = ANYWHERE
+    try:
+        if direction is not Direction.SERVE:
+            peer = parse_peer(rest.pop(0), direction)
+        conditions, handover = _tail(rest, Action(action), direction)
+    except (PeerError, ConditionError) as e:
+        raise RuleError(str(e)) from None
+    if direction is Direction.SERVE and action == Action.LOG.value:
+        raise RuleError("log: a claim to a service is allowed or denied, and never just logged")
+    return Rule(Action(action), direction, _service(service), peer, conditions, handover, " ".join(words), source)
 
 
-def matches(rule: Rule, direction: Direction, service: str | None, to: Destination) -> Match:
+def bind_rule(rule: Rule, uid_of: Callable[[str], int | None], gid_of: Callable[[str], int | None]) -> Rule:
+    """Return *rule* with the numbers of the users and groups that it names.
+
+    :raises RuleError: for one that this machine does not have.
+    """
+    try:
+        return dataclasses.replace(rule, conditions=bind(rule.conditions, uid_of, gid_of))
+    except ConditionError as e:
+        raise RuleError(str(e)) from None
+
+
+def matches(rule: Rule, direction: Direction, service: str | None, to: Destination, subject: Subject) -> Match:
     """Tell whether *rule* speaks of this connection.
 
     *to* holds at most one address here: the one that is being judged.
     """
+    return explain_match(rule, direction, service, to, subject)[0]
+
+
+def explain_match(
+    rule: Rule, direction: Direction, service: str | None, to: Destination, subject: Subject
+) -> tuple[Match, str]:
+    """Like :func:`matches`, with the reason where it does not."""
     if rule.direction is not direction:
-        return Match.NO
-    if rule.service is not None and rule.service != service:
-        return Match.NO
+        return Match.NO, f"it speaks of {rule.direction.value}"
+    if rule.service is not None and not _has_service(rule.service, service):
+        return Match.NO, "another service" if service is not None else "the lookup names no service"
+    match, why = _match_peer(rule, direction, to, subject)
+    if match is not Match.NO and rule.conditions and not all_hold(rule.conditions, subject, opens=rule.action.opens):
+        return Match.NO, "somebody else"
+    return match, why
+
+
+def _match_peer(rule: Rule, direction: Direction, to: Destination, subject: Subject) -> tuple[Match, str]:
     peer = rule.peer
     if peer.scheme is None:
-        return Match.YES
+        return Match.YES, ""
     if peer.scheme != to.scheme:
-        return Match.NO
-    if direction is Direction.OUT and peer.port is not None and to.port is not None and peer.port != to.port:
-        return Match.NO  # for `in`, the peer's source port says nothing and is ignored
-    if peer.name is not None:
-        return Match.YES if peer.name == to.name else Match.NO
-    if peer.address is not None:
-        if to.addresses is None:
-            return Match.MAYBE
-        if peer.address in to.addresses:
-            return Match.YES
-        # an allow opens the very address that it names, a deny closes its other spellings too
-        hidden = not rule.allow and any(peer.address in unwrap(address) for address in to.addresses)
-        return Match.YES if hidden else Match.NO
-    return Match.YES
+        return Match.NO, "another scheme"
+    if direction is Direction.OUT and not peer.has_port(to.port):
+        return Match.NO, "another port"  # for `in`, the peer's source port says nothing and is ignored
+    if peer.name is not None or peer.suffix is not None:
+        names = subject.proved_names if direction is Direction.IN else (to.name,)
+        found = any(peer.has_name(name) for name in names)
+        return (Match.YES, "") if found else (Match.NO, "another host")
+    if peer.network is None:
+        return Match.YES, ""
+    if to.addresses is None:
+        return Match.MAYBE, "the addresses decide"
+    # What opens opens the very addresses that it names, a deny closes their other spellings too.
+    inside = any(
+        one in peer.network
+        for address in to.addresses
+        for one in ((address,) if rule.action.opens else unwrap(address))
+    )
+    return (Match.YES, "") if inside else (Match.NO, "another address")
+
+
+def _has_service(pattern: str, service: str | None) -> bool:
+    if service is None:
+        return False
+    return pattern == service or (("*" in pattern or "?" in pattern) and _glob(pattern).match(service) is not None)
+
+
+@functools.lru_cache(maxsize=4096)
+def _glob(pattern: str) -> re.Pattern[str]:
+    return re.compile(fnmatch.translate(pattern))  # which never backtracks across a star
 
 
 def _service(word: str) -> str | None:
     if word in ANY:
         return None
-    if not is_service(word):
-        raise RuleError(f"{word!r} is no service: wanted a name, any or *")
-    return word
+    if is_service(word):
+        return word
+    if _GLOB.match(word) and ("*" in word or "?" in word):
+        return word
+    raise RuleError(f"{word!r} is no service: wanted a name, a glob of * and ?, or any")
 
 
-def _peer(word: str, direction: Direction) -> Peer:
-    if word in ANY:
-        return Peer()
-    scheme, colon, rest = word.partition(":")
-    if not colon or scheme not in SCHEMES:
-        raise RuleError(
-            f"{word!r} is no peer: wanted any, SCHEME:any or SCHEME:HOST[:PORT]; schemes are {', '.join(SCHEMES)}"
-        )
-    rest = rest.removeprefix("//")
-    if scheme == "unix" and direction is Direction.IN:
-        raise RuleError(f"{word!r}: a remote peer has no local name; unix: stands in out rules")
-    if rest in ANY:
-        return Peer(scheme)
-    if scheme == "unix":
-        if not is_service(rest):
-            raise RuleError(f"{word!r}: wanted unix:NAME, the name of a local service")
-        return Peer(scheme, rest)
-    try:
-        host, port = _host_and_port(rest)
-        host = parse_host(host)
-    except UriError as e:
-        raise RuleError(f"{word!r}: {e}") from None
-    if host in ANY:
-        # no host is called so: the rule would silently never match
-        raise RuleError(f"{word!r}: any host is {scheme}:any, without a port")
-    try:
-        address = unmapped(ipaddress.ip_address(host))
-    except ValueError:
-        if direction is Direction.IN and scheme in ("tcp", "udp", "ws"):
-            raise RuleError(
-                f"{word!r}: a {scheme} peer proves no name, so this would never match; "
-                f"wanted {scheme}:ADDRESS, or tls:{host}"
-            ) from None
-        return Peer(scheme, host, None, port)
-    return Peer(scheme, None, address, port)
-
-
-def _host_and_port(rest: str) -> tuple[str, int | None]:
-    if rest.startswith("["):
-        host, bracket, tail = rest.partition("]")
-        if tail and not tail.startswith(":"):
-            raise UriError("only :PORT may stand behind an IPv6 address")
-        return host + bracket, parse_port(tail[1:]) if tail and tail[1:] not in ANY else None
-    host, colon, tail = rest.partition(":")
-    if ":" in tail:
-        raise UriError("an IPv6 address stands in brackets")
-    return host, parse_port(tail) if colon and tail not in ANY else None
-
-
-def _handover(words: list[str], verdict: str, direction: Direction) -> Mode | None:
+def _tail(words: list[str], action: Action, direction: Direction) -> tuple[tuple[Condition, ...], Mode | None]:
+    conditions: list[Condition] = []
     mode: Mode | None = None
-    for word in words:
-        key, equals, value = word.partition("=")
-        if key != "handover" or not equals:
-            raise RuleError(f"{word!r} left over behind the peer; did the shell expand the *? write any")
-        if mode is not None:
-            raise RuleError("handover= stands twice")
-        if verdict != "allow" or direction is not Direction.OUT:
-            raise RuleError(f"{word!r}: only an `allow out` rule hands anything over")
-        wished = [m for m in WISHES if m.value == value]
-        if not wished:
-            raise RuleError(f"{word!r}: wanted handover={'|'.join(m.value for m in WISHES)}")
-        mode = wished[0]
-    return mode
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        if word == "for":
+            if not left:
+                raise RuleError("for: the WHO is missing behind it")
+            conditions.append(_condition(left.pop(0), direction))
+        elif word.startswith("handover="):
+            if mode is not None:
+                raise RuleError("handover= stands twice")
+            mode = _mode(word, action, direction)
+        else:
+            raise RuleError(f"{word!r} left over behind the rule; {_EXPANDED}")
+    return tuple(conditions), mode
+
+
+def _condition(text: str, direction: Direction) -> Condition:
+    condition = parse_condition(text)
+    if direction is Direction.IN and condition.is_local:
+        raise RuleError(f"{condition}: callers are not local; they prove cert:, spiffe:, psk: or login:")
+    if direction is Direction.SERVE and not condition.is_local:
+        raise RuleError(f"{condition}: who serves is local: user:, group:, uid: or unit:")
+    return condition
+
+
+def _mode(word: str, action: Action, direction: Direction) -> Mode:
+    if action is Action.DENY or direction is not Direction.OUT:
+        raise RuleError(f"{word!r}: only an `allow out` rule hands anything over")
+    for mode in WISHES:
+        if word == f"handover={mode.value}":
+            return mode
+    raise RuleError(f"{word!r}: wanted handover={'|'.join(m.value for m in WISHES)}")

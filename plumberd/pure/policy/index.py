@@ -1,0 +1,85 @@
+"""Finds the few rules of many that a question can match.
+
+A rule is filed under its most telling words: the host, network or name of its
+peer, and its service where that is no glob. A question looks under its own, and
+under "any". What is found is tried in the order of the rules, and tried whole:
+the index only leaves out what cannot match.
+"""
+
+from __future__ import annotations
+
+import heapq
+import ipaddress
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from plumberd.pure.address import unwrap
+from plumberd.pure.policy.direction import Direction
+from plumberd.pure.policy.peer import Destination, Peer
+from plumberd.pure.policy.rule import Rule
+from plumberd.pure.policy.subject import Subject
+
+FEW = 16
+"""So many rules are tried one by one: looking them up would cost more."""
+
+_Key = tuple[object, ...]
+
+
+class Rules(tuple[Rule, ...]):
+    """Rules in their order, with an index that is made when it is needed first."""
+
+    _index: Index | None = None
+
+    def candidates(self, direction: Direction, service: str | None, to: Destination, subject: Subject) -> Iterator[int]:
+        """Yield, in order, the positions of all rules that may match; rules that cannot are mostly left out."""
+        if len(self) <= FEW:
+            return iter(range(len(self)))
+        if self._index is None:
+            self._index = Index(self)
+        return self._index.candidates(direction, service, to, subject)
+
+
+class Index:
+    """Positions of rules by what they speak of."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self._by: defaultdict[_Key, list[int]] = defaultdict(list)
+        self._lengths: dict[int, set[int]] = {4: set(), 6: set()}
+        for at, rule in enumerate(rules):
+            service = None if rule.is_glob else rule.service
+            self._by[(rule.direction, service, *self._key(rule.peer))].append(at)
+            if rule.peer.network is not None:
+                self._by[(rule.direction, service, "networks")].append(at)
+
+    def candidates(self, direction: Direction, service: str | None, to: Destination, subject: Subject) -> Iterator[int]:
+        """See :meth:`Rules.candidates`."""
+        keys = list(self._keys(direction, to, subject))
+        services = (None,) if service is None else (None, service)
+        found = [self._by[key] for s in services for k in keys if (key := (direction, s, *k)) in self._by]
+        return iter(found[0]) if len(found) == 1 else heapq.merge(*found)
+
+    def _key(self, peer: Peer) -> _Key:
+        if peer.network is not None:
+            network = peer.network
+            self._lengths[network.version].add(network.prefixlen)
+            return ("network", network.version, network.prefixlen, int(network.network_address))
+        if peer.suffix is not None:
+            return ("suffix", peer.suffix)
+        return ("any",) if peer.name is None else ("name", peer.name)
+
+    def _keys(self, direction: Direction, to: Destination, subject: Subject) -> Iterator[_Key]:
+        yield ("any",)
+        for name in subject.proved_names if direction is Direction.IN else (to.name,):
+            if name is None:
+                continue
+            yield ("name", name)
+            while name := name.partition(".")[2]:
+                yield ("suffix", name)
+        if to.addresses is None:
+            yield ("networks",)  # each may match, when the addresses are known
+            return
+        for one in dict.fromkeys(o for address in to.addresses for o in unwrap(address)):
+            bits = 32 if isinstance(one, ipaddress.IPv4Address) else 128
+            for length in self._lengths[one.version]:
+                number = int(one) >> (bits - length) << (bits - length)
+                yield ("network", one.version, length, number)
