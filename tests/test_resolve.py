@@ -8,12 +8,14 @@ import socket
 import threading
 from typing import Any
 
-from plumberd.effects import resolve
-from plumberd.effects.resolve import THREADS, THREADS_PER_KEY, Answer, Resolution, Resolver, look_up
+from plumberd.effects.resolve import Answer, Resolution, Resolver, look_up
+from plumberd.pure.limits import Limits
 from plumberd.pure.refusals import Refusal, Refused
 from tests.support import DEADLINE_SECONDS, CleanTestCase, in_thread, real_reactor, until
 
 ADDRESS = ipaddress.ip_address("192.0.2.1")
+THREADS = Limits().resolving
+THREADS_PER_KEY = Limits().resolving_per_uid
 
 
 class ResolverTestCase(CleanTestCase):
@@ -122,8 +124,7 @@ class Fair(ResolverTestCase):
         self.assertEqual(self.threads(), THREADS)
 
     async def test_a_user_for_whom_too_many_wait_already_is_told_busy_and_later(self) -> None:
-        self.patch(resolve, "WAITING_PER_KEY", 3)
-        self.resolver = Resolver(real_reactor, self.lookup)
+        self.resolver = Resolver(real_reactor, self.lookup, Limits(waiting_per_uid=3))
         for number in range(THREADS_PER_KEY + 3):
             self.resolve(f"hang{number}.example")
         self.resolve("a.example")
@@ -132,6 +133,59 @@ class Fair(ResolverTestCase):
         ((name, answer),) = self.told
         assert isinstance(answer, Refused)
         self.assertEqual((name, answer.word), ("a.example", Refusal.BUSY))
+        self.assertIn("waiting_per_uid=3", answer.reason)
+
+    async def test_it_tells_whether_one_has_its_turn(self) -> None:
+        first = [self.resolve(f"hang{number}.example") for number in range(THREADS_PER_KEY)]
+        last = self.resolve("a.example")
+        self.assertEqual(([one.begun for one in first], last.begun), ([True] * THREADS_PER_KEY, False))
+        self.let_go.set()
+        await until(lambda: "a.example" in self.names())
+        self.assertTrue(last.begun)
+
+
+class Changed(ResolverTestCase):
+    """Other limits, at a reload."""
+
+    async def test_with_greater_limits_those_that_waited_begin(self) -> None:
+        wanted = [f"hang{number}.example" for number in range(THREADS_PER_KEY + 5)]
+        for name in wanted:
+            self.resolve(name)
+        self.resolver.change(Limits(resolving_per_uid=THREADS_PER_KEY + 3))
+        await until(lambda: len(self.looked_up) == THREADS_PER_KEY + 3)
+        self.assertEqual(self.threads(), THREADS_PER_KEY + 3)
+        self.let_go.set()
+        await until(lambda: len(self.told) == len(wanted))
+        self.assertEqual(sorted(self.names()), sorted(wanted))
+
+    async def test_one_that_was_cancelled_while_it_waited_does_not_take_the_new_place(self) -> None:
+        for number in range(THREADS_PER_KEY):
+            self.resolve(f"hang{number}.example")
+        self.resolve("cancelled.example").cancel()
+        self.resolve("a.example")
+        self.resolver.change(Limits(resolving_per_uid=THREADS_PER_KEY + 1))
+        await until(lambda: self.told)
+        self.assertEqual(self.names(), ["a.example"])
+        self.assertNotIn("cancelled.example", self.looked_up)
+
+    async def test_with_smaller_limits_what_is_under_way_goes_on_and_later_ones_wait(self) -> None:
+        for number in range(THREADS_PER_KEY):
+            self.resolve(f"hang{number}.example")
+        self.resolver.change(Limits(resolving_per_uid=1, resolving=1, waiting_per_uid=1))
+        waiting = self.resolve("a.example", key="bob")
+        self.assertFalse(waiting.begun)
+        self.let_go.set()
+        await until(lambda: len(self.told) == THREADS_PER_KEY + 1)
+        self.assertEqual(self.names()[-1], "a.example")
+
+    async def test_smaller_ones_may_grow_again_while_the_first_hang(self) -> None:
+        for number in range(THREADS_PER_KEY):
+            self.resolve(f"hang{number}.example")
+        self.resolver.change(Limits(resolving=1))
+        self.resolve("a.example", key="bob")
+        self.resolver.change(Limits())
+        await until(lambda: self.told)
+        self.assertEqual(self.names(), ["a.example"])
 
 
 class Cancelled(ResolverTestCase):
@@ -155,10 +209,10 @@ class Cancelled(ResolverTestCase):
         self.assertEqual([name for name in self.looked_up if name.startswith("w")], [])
 
     async def test_who_was_told_busy_may_cancel_before(self) -> None:
-        self.patch(resolve, "WAITING_PER_KEY", 0)
-        self.resolver = Resolver(real_reactor, self.lookup)
+        self.resolver = Resolver(real_reactor, self.lookup, Limits(waiting_per_uid=1))
         for number in range(THREADS_PER_KEY):
             self.resolve(f"hang{number}.example")
+        self.resolve("waits.example")
         self.resolve("a.example").cancel()
         self.resolve("b.example")
         await until(lambda: self.told)

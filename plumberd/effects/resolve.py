@@ -3,7 +3,7 @@
 A name is resolved absolutely, once: the hosts file, then DNS with a trailing
 dot, so that no search domain turns ``db.example`` into ``db.example.corp``.
 getaddrinfo blocks and cannot be cancelled, so it runs in threads of its own,
-few for each user: a hanging name server delays the one who asked for it.
+few for each user and in all: a hanging name server delays the one who asked for it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from twisted.python.filepath import FilePath
 
 from plumberd.pure.address import unmapped
 from plumberd.pure.admission import Admission, FairQueue
+from plumberd.pure.limits import Limits
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import IPAddress
 
@@ -30,18 +31,18 @@ Resolved = Callable[[Answer | Refused], None]
 
 _search_hosts: Callable[[FilePath[str], bytes], list[str]] = hosts_file.searchFileForAll
 
-THREADS = 16
-THREADS_PER_KEY = 4
-WAITING_PER_KEY = 4096
-
 
 @dataclass(eq=False)
 class Resolution:
-    """One question under way."""
+    """One question under way.
+
+    :ivar begun: whether it has a thread; until then it waits for its turn.
+    """
 
     name: str
     key: Hashable
     done: Resolved | None
+    begun: bool = False
 
     def cancel(self) -> None:
         """Forget it; *done* will not be called. The thread goes on until the name server answers."""
@@ -49,7 +50,10 @@ class Resolution:
 
 
 class Resolver:
-    """Resolves names in daemon threads, at most :data:`THREADS`, started when they are needed."""
+    """Resolves names in daemon threads, ``resolving`` at most, started when they are needed.
+
+    :ivar places: who is being served; its keys are those of :meth:`resolve`.
+    """
 
     _log = Logger()
 
@@ -57,11 +61,12 @@ class Resolver:
         self,
         reactor: IReactorFromThreads,
         lookup: Callable[[str], Answer | Refused] | None = None,
+        limits: Limits | None = None,
     ) -> None:
-        """*lookup* is the blocking function."""
+        """*lookup* is the blocking function; of *limits* those of resolving and of waiting count."""
         self._reactor = reactor
         self._lookup = lookup or look_up
-        self._places: FairQueue[Hashable, Resolution] = FairQueue(THREADS_PER_KEY, THREADS, WAITING_PER_KEY)
+        self.places: FairQueue[Hashable, Resolution] = FairQueue(*_places(limits or Limits()))
         self._work: queue.SimpleQueue[Resolution | None] = queue.SimpleQueue()
         self._threads = 0
         self._closed = False
@@ -69,13 +74,18 @@ class Resolver:
     def resolve(self, name: str, key: Hashable, done: Resolved) -> Resolution:
         """Resolve *name* on behalf of *key*; *done* is called later, unless cancelled."""
         one = Resolution(name, key, done)
-        admission = self._places.enter(key, one)
+        admission = self.places.enter(key, one)
         if admission is Admission.NOW:
             self._begin(one)
         elif admission is Admission.FULL:
-            busy = Refused(Refusal.BUSY, f"{WAITING_PER_KEY} names are waiting to be resolved")
-            self._reactor.callFromThread(self._tell, one, busy)
+            reason = f"waiting_per_uid={self.places.waiting_per_key}: so many names wait to be resolved already"
+            self._reactor.callFromThread(self._tell, one, Refused(Refusal.BUSY, reason))
         return one
+
+    def change(self, limits: Limits) -> None:
+        """Take other limits: what fits now begins, what is under way goes on; threads stay for later names."""
+        for following in self.places.change(*_places(limits)):
+            self._begin_if_wanted(following)
 
     def close(self) -> None:
         """End the threads; nothing is called any more."""
@@ -83,8 +93,16 @@ class Resolver:
         for _ in range(self._threads):
             self._work.put(None)
 
+    def _begin_if_wanted(self, one: Resolution | None) -> None:
+        """Begin what has a place; what was cancelled in the meantime gives it to the next."""
+        while one is not None and one.done is None:
+            one = self.places.leave(one.key)
+        if one is not None:
+            self._begin(one)
+
     def _begin(self, one: Resolution) -> None:
-        if self._threads < self._places.active:
+        one.begun = True
+        if self._threads < self.places.active:
             self._threads += 1
             threading.Thread(target=self._run, name="resolver", daemon=True).start()
         self._work.put(one)
@@ -101,16 +119,16 @@ class Resolver:
             self._reactor.callFromThread(self._finish, one, answer)
 
     def _finish(self, one: Resolution, answer: Answer | Refused) -> None:
-        following = self._places.leave(one.key)
-        while following is not None and following.done is None:
-            following = self._places.leave(following.key)
-        if following is not None:
-            self._begin(following)
+        self._begin_if_wanted(self.places.leave(one.key))
         self._tell(one, answer)
 
     def _tell(self, one: Resolution, answer: Answer | Refused) -> None:
         if one.done is not None and not self._closed:
             one.done(answer)
+
+
+def _places(limits: Limits) -> tuple[int, int, int]:
+    return limits.resolving_per_uid, limits.resolving, limits.waiting_per_uid
 
 
 def look_up(name: str, hosts: str = "/etc/hosts") -> Answer | Refused:
