@@ -20,10 +20,14 @@ class Limits:
     :ivar lookup_bytes: longest request.
     :ivar lookups_per_uid: lookups under way for one local user; further ones wait.
     :ivar lookups: lookups under way in all.
-    :ivar waiting_per_uid: lookups of one user that wait.
+    :ivar waiting_per_uid: lookups of one user that wait; likewise, names of one user that wait to be resolved.
+    :ivar resolving_per_uid: names being resolved for one local user; further ones wait.
+    :ivar resolving: names being resolved in all.
     :ivar connections_per_uid: connections of one user to the broker's sockets.
     :ivar unread_descriptors_per_uid: descriptors sent to one user and not taken yet; further ones wait.
         Never more than a quarter of the descriptors that the broker may have.
+    :ivar handed_over_per_uid: TCP sockets that were handed over to one local user and still live.
+    :ivar handed_over: such sockets in all.
     :ivar handshakes_per_address: inbound connections of one address (an IPv6 /64 is one) before they are let in.
     :ivar handshakes: such connections in all.
     :ivar relays: connections being carried.
@@ -36,8 +40,12 @@ class Limits:
     lookups_per_uid: int = 64
     lookups: int = 512
     waiting_per_uid: int = 4096
+    resolving_per_uid: int = 4
+    resolving: int = 16
     connections_per_uid: int = 4096
     unread_descriptors_per_uid: int = 2048
+    handed_over_per_uid: int = 10000
+    handed_over: int = 50000
     handshakes_per_address: int = 256
     handshakes: int = 4096
     relays: int = 10000
