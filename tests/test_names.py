@@ -86,6 +86,14 @@ class Reserved(SynchronousTestCase):
         self.assertFalse(is_reserved(name))
         self.assertEqual(check_service(name), name)
 
+    def test_no_service_is_called_what_rules_call_every_service(self) -> None:
+        """Else the rule that a refusal proposes for it would open every service."""
+        with self.assertRaises(Refused) as caught:
+            check_service("any")
+        self.assertEqual(caught.exception.word, Refusal.DENIED)
+        self.assertIn("in rules it is every service", caught.exception.reason)
+        self.assertEqual([check_service(name) for name in ("Any", "any.", "many")], ["Any", "any.", "many"])
+
     def test_every_scheme_is_reserved(self) -> None:
         self.assertEqual(RESERVED & set(SCHEMES), set(SCHEMES))
 

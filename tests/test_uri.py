@@ -142,7 +142,7 @@ class Refused(SynchronousTestCase):
         ("tls://*.example", "neither a name nor an address"),
         ("tls://a%2Fb", "neither a name nor an address"),
         ("tls://a%20", "neither a name nor an address"),
-        ("tls://a%C2%A0", "no valid internationalised name"),
+        ("tls://a%C2%A0", "neither a name nor an address"),
         ("tls://%5B::1%5D", "neither a name nor an address"),
         (f"tls://{LABEL}a.example", "neither a name nor an address"),
         (f"tls://{LONGEST_HOST}b", "longer than 253"),

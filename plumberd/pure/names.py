@@ -21,8 +21,11 @@ _SERVICE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")
 SCHEMES = ("tcp", "tls", "udp", "ws", "wss", "unix")
 """The schemes that a lookup may use. An unknown one would write into any local socket."""
 
-RESERVED = frozenset(("plumberd", "ipc", "network", "network-0-0", *SCHEMES))
-"""What the broker (every generation's socket) and its scheme daemons listen on."""
+EVERY_SERVICE = "any"
+"""What rules call every service. One that is really called so could not be told apart in a rule."""
+
+RESERVED = frozenset(("plumberd", "ipc", "network", "network-0-0", *SCHEMES, EVERY_SERVICE))
+"""What the broker (every generation's socket) and its scheme daemons listen on, and the rules' own word."""
 
 WANTED = "1 to 64 of A-Z a-z 0-9 _ . - and not beginning with . or -"
 
@@ -33,7 +36,7 @@ def is_service(name: str) -> bool:
 
 
 def is_reserved(name: str) -> bool:
-    """Tell whether *name* belongs to the broker, a scheme daemon or a lock file.
+    """Tell whether *name* belongs to the broker, a scheme daemon, a lock file or the grammar of rules.
 
     ``<name>-0-0`` is where the oldest generation's service ``<name>`` listens: it must not be
     reached under a name that the rules do not know it by.
@@ -51,6 +54,8 @@ def check_service(name: str) -> str:
         hidden = "@" in name or "://" in name
         shown = "text that looks like a URI" if hidden else repr(printable(name, 80))
         raise Refused(Refusal.BAD_REQUEST, f"{shown} is no name of a service: wanted {WANTED}")
+    if name == EVERY_SERVICE:
+        raise Refused(Refusal.DENIED, f"{name!r} is reserved: in rules it is every service")
     if is_reserved(name):
         raise Refused(Refusal.DENIED, f"{name!r} is reserved for plumberd itself")
     return name

@@ -13,10 +13,14 @@ port 99999 and line breaks in hosts; a firewall cannot.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass, field
 
+from plumberd.pure.host import IPAddress as IPAddress
+from plumberd.pure.host import UriError as UriError
+from plumberd.pure.host import literal_address, percent_decode
+from plumberd.pure.host import parse_host as parse_host
+from plumberd.pure.host import show_host as show_host
 from plumberd.pure.names import SCHEMES, is_service
 
 URI_BYTES = 4096
@@ -37,16 +41,7 @@ _UNRESERVED = "A-Za-z0-9._~\\-"  # RFC 3986, 2.3
 _SUB_DELIMS = "!$&'()*+,;="  # RFC 3986, 2.2
 _USERINFO = re.compile(rf"(?:[{_UNRESERVED}{re.escape(_SUB_DELIMS)}]|%[0-9A-Fa-f]{{2}})*\Z")
 _OPTION_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}\Z")
-_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\Z")  # RFC 1123, 2.1; _ as in SRV names
 _PORT = re.compile(r"[1-9][0-9]{0,4}\Z")
-_ENDS_IN_NUMBER = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)\Z")
-"""A host whose last label looks like this is meant as an address (URL standard, 3.5)."""
-
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-class UriError(ValueError):
-    """The text is no URI of ours. The message says what was wanted; secrets in it are masked."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,7 @@ class Uri:
     @property
     def address(self) -> IPAddress | None:
         """The host as an address, or ``None`` where it is a name."""
-        return _address(self.host)
+        return literal_address(self.host)
 
     def option(self, name: str) -> str | None:
         """Return an option's value."""
@@ -139,46 +134,6 @@ def mask(text: str) -> str:
     return (head + sep + rest)[:200]
 
 
-def parse_host(text: str) -> str:
-    """Return the one spelling of a host: rules and URIs compare this.
-
-    Brackets around IPv6, upper case, one trailing dot, percent-encoding and
-    IDNA forms all come out the same.
-
-    The message does not repeat *text*: of a URI that was cut wrongly it may be the password.
-
-    :raises UriError: for anything that is neither a DNS name nor an address in its
-        ordinary spelling; ``127.1``, ``0x7f000001``, ``017700000001`` are none.
-    """
-    if text.startswith("["):
-        if not text.endswith("]"):
-            raise UriError("an IPv6 address wants both brackets")
-        if "%" in text:
-            raise UriError("zone ids are not accepted")
-        try:
-            address = ipaddress.IPv6Address(text[1:-1])
-            return str(address.ipv4_mapped or address)  # one host, one spelling; it is dialled as IPv4
-        except ValueError:
-            raise UriError("what stands in brackets is no IPv6 address") from None
-    host = _decode(text) if "%" in text else text
-    if not host:
-        raise UriError("the host is missing")
-    if not host.isascii():
-        host = _idna(host)
-    host = host.lower().removesuffix(".")
-    if len(host) > 253:  # RFC 1035, 3.1
-        raise UriError("a host name longer than 253 characters")
-    labels = host.split(".")
-    if _ENDS_IN_NUMBER.match(labels[-1]):
-        try:
-            return str(ipaddress.IPv4Address(host))
-        except ValueError:
-            raise UriError("the host is no address: IPv4 is written as four decimal numbers") from None
-    if not all(_LABEL.match(label) for label in labels):
-        raise UriError("the host is neither a name nor an address (IPv6 stands in brackets)")
-    return host
-
-
 def parse_port(text: str) -> int:
     """Return a port, 1 to 65535, written in decimal digits without leading zeros.
 
@@ -189,58 +144,12 @@ def parse_port(text: str) -> int:
     return int(text)
 
 
-def show_host(host: str) -> str:
-    """Print a host as it stands in a URI: IPv6 in brackets."""
-    return f"[{host}]" if ":" in host else host
-
-
 def _error(text: str, why: str) -> UriError:
     return UriError(f"{mask(text)!r}: {why}")
 
 
-def _address(host: str) -> IPAddress | None:
-    if not host or not (host[-1].isdigit() or ":" in host):
-        return None
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
-
-
-def _decode(text: str) -> str:
-    """Percent-decode, refusing malformed escapes, control characters and broken UTF-8."""
-    out = bytearray()
-    at = 0
-    while at < len(text):
-        if text[at] == "%":
-            digits = text[at + 1 : at + 3]
-            if not re.fullmatch(r"[0-9A-Fa-f]{2}", digits):
-                raise UriError("a % wants two hexadecimal digits behind it")
-            out.append(int(digits, 16))
-            at += 3
-        else:
-            out += text[at].encode("utf-8", "surrogatepass")
-            at += 1
-    try:
-        decoded = out.decode("utf-8")
-    except UnicodeDecodeError:
-        raise UriError("percent-encoded text is not UTF-8") from None
-    if any(c < " " or "\x7f" <= c <= "\x9f" for c in decoded):
-        raise UriError("a percent-encoded control character")
-    return decoded
-
-
 def _encode(text: str) -> str:
     return "".join(chr(b) if re.match(rf"[{_UNRESERVED}]", chr(b)) and b < 128 else f"%{b:02X}" for b in text.encode())
-
-
-def _idna(host: str) -> str:
-    import idna  # late: it loads 100 KiB of tables that ASCII hosts never need
-
-    try:
-        return idna.encode(host, uts46=True).decode("ascii")
-    except (idna.IDNAError, UnicodeError):
-        raise UriError("the host is no valid internationalised name (RFC 5891)") from None
 
 
 def _userinfo(text: str, authority: str) -> tuple[str | None, str | None, str]:
@@ -265,7 +174,7 @@ def _credential(text: str, part: str) -> str:
     if not _USERINFO.match(part):
         raise _error(text, "user or password hold a character that has to be percent-encoded")
     try:
-        return _decode(part)
+        return percent_decode(part)
     except UriError as e:
         raise _error(text, str(e)) from None
 
@@ -288,7 +197,7 @@ def _hostport(text: str, hostport: str, default: int) -> tuple[str, int]:
 
 def _service(text: str, path: str) -> str:
     try:
-        service = _decode(path)
+        service = percent_decode(path)
     except UriError as e:
         raise _error(text, str(e)) from None
     if not is_service(service):
@@ -308,7 +217,7 @@ def _options(text: str, scheme: str, query: str) -> tuple[tuple[str, str], ...]:
             known = ", ".join(sorted(OPTIONS[scheme])) or "none"
             raise _error(text, f"an option that {scheme} does not know; known: {known}")
         try:
-            found[name] = _decode(value)
+            found[name] = percent_decode(value)
             if name == "framing" and found[name] not in FRAMINGS:
                 raise UriError(f"framing: wanted one of {', '.join(FRAMINGS)}")
         except UriError as e:
