@@ -39,15 +39,23 @@ def spellings(inner: ipaddress.IPv4Address) -> dict[str, ipaddress.IPv6Address]:
         "Teredo server (RFC 4380)": with_low("2001::f7f7:f7f7", number << 64),
         "ISATAP (RFC 5214)": with_low("2001:db8::5efe:0:0"),
         "ISATAP, universal": with_low("2001:db8::200:5efe:0:0"),
+        "ISATAP, of a group": with_low("2001:db8::300:5efe:0:0"),
     }
 
 
-METADATA = ("169.254.169.254", "169.254.170.2", "100.100.100.200", "168.63.129.16", "192.0.0.192")
+METADATA = (
+    *("169.254.169.254", "169.254.170.2", "169.254.170.23", "169.254.42.42", "169.254.0.23"),
+    *("100.100.100.200", "168.63.129.16", "192.0.0.192"),
+)
 
 
 class Plain(SynchronousTestCase):
     @each(
         ("fd00:ec2::254", Zone.METADATA),
+        ("fd00:ec2::23", Zone.METADATA),
+        ("fd20:ce::254", Zone.METADATA),
+        ("fd00:42::42", Zone.METADATA),
+        ("fe80::a9fe:a9fe", Zone.METADATA),
         *((text, Zone.METADATA) for text in METADATA),
         ("169.254.0.1", Zone.LINK_LOCAL),
         ("169.254.255.255", Zone.LINK_LOCAL),

@@ -30,11 +30,18 @@ _METADATA = frozenset(
     ipaddress.ip_address(a)
     for a in (
         "169.254.169.254",  # the common one
-        "169.254.170.2",  # container credentials
-        "fd00:ec2::254",
-        "100.100.100.200",
-        "168.63.129.16",
-        "192.0.0.192",
+        "169.254.170.2",  # Amazon's for containers
+        "169.254.170.23",  # ... and for pods
+        "fd00:ec2::254",  # Amazon's over IPv6
+        "fd00:ec2::23",
+        "fd20:ce::254",  # Google's over IPv6
+        "169.254.42.42",  # Scaleway's
+        "fd00:42::42",
+        "169.254.0.23",  # Tencent's
+        "fe80::a9fe:a9fe",  # OpenStack's over IPv6
+        "100.100.100.200",  # Alibaba's
+        "168.63.129.16",  # Azure's
+        "192.0.0.192",  # Oracle's
     )
 )
 _NAT64 = (
@@ -43,7 +50,8 @@ _NAT64 = (
 )
 _NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")  # RFC 8215; how long the prefix really is, its operator decides
 _COMPATIBLE = ipaddress.IPv6Network("::/96")  # RFC 4291, 2.5.5.1
-_ISATAP = (0x00005EFE, 0x02005EFE)  # RFC 5214, 6.1
+_ISATAP = 0x00005EFE  # RFC 5214, 6.1
+_ISATAP_MASK = 0xFCFFFFFF  # the bits "universal" and "group" (RFC 4291, 2.5.1) may be set
 _THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")  # RFC 6890; Linux sends 0.0.0.0 to itself
 _BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 
@@ -99,7 +107,7 @@ def unwrap(address: IPAddress) -> Iterator[IPAddress]:
         yield ipaddress.IPv4Address(number & 0xFFFFFFFF)
     elif address in _NAT64_LOCAL:
         yield from _nat64_local(address.packed)
-    if number >> 32 & 0xFFFFFFFF in _ISATAP:
+    if number >> 32 & _ISATAP_MASK == _ISATAP:
         yield ipaddress.IPv4Address(number & 0xFFFFFFFF)
 
 
