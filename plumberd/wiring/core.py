@@ -25,8 +25,11 @@ from plumberd.effects.poll import Poll
 from plumberd.effects.relay import Relay
 from plumberd.effects.resolve import Resolver
 from plumberd.pure.admission import Admission, FairQueue
+from plumberd.pure.backoff import Backoff
 from plumberd.pure.modes import Mode, Powers
 from plumberd.pure.policy.decide import Policy, Question, Verdict, decide
+from plumberd.pure.policy.direction import Direction
+from plumberd.pure.policy.subject import ANYBODY, Standing, Subject
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import IPAddress
 from plumberd.pure.who import LocalWho
@@ -38,7 +41,9 @@ DECISIONS = 4096
 """Decisions that are remembered."""
 
 OWN_ADDRESSES_SECONDS = 1.0
-"""How old the list of the machine's own addresses may be when a confined client is judged."""
+"""How old the list of the machine's own addresses may be when it counts for a decision."""
+
+_CONFINED = Subject(Standing.CONFINED)
 
 
 @dataclass
@@ -49,6 +54,7 @@ class Core:
     :ivar own: device and inode of every socket that this process listens on.
     :ivar descriptors: how many this process may have.
     :ivar relays: what is being carried.
+    :ivar generation: counts the policies that were in force; what was decided under another is decided again.
     """
 
     reactor: Any
@@ -66,26 +72,77 @@ class Core:
     pipes: PipePool = field(default_factory=PipePool)
     relays: set[Relay | Half] = field(default_factory=set)
     relay_places: FairQueue[str, None] = field(init=False)
+    backoff: Backoff = field(default_factory=Backoff)
+    generation: int = field(default=0, init=False)
+    _policy: Policy = field(default_factory=Policy, init=False)
+    _asks_who: bool = field(default=True, init=False)
+    _ident: int = field(default=0, init=False)
     _decisions: dict[Question, Verdict] = field(default_factory=dict, init=False)
     _addresses_at: float = field(default=float("-inf"), init=False)
-    _own_addresses: frozenset[IPAddress] = field(default=frozenset(), init=False)
 
     def __post_init__(self) -> None:
         limits = self.settings.limits
         # A relay takes two descriptors, and a pipe while bytes are under way: never more than there are.
         most = self.descriptors // DESCRIPTORS_A_RELAY
         self.relay_places = FairQueue(min(limits.relays_per_peer, most // 2), min(limits.relays, most), 0)
+        self.reconfigure(self.settings)
 
-    def decide(self, policy: Policy, question: Question) -> Verdict:
-        """Decide, or remember what was decided: the function is pure, and the policy never changes."""
-        if policy is not self.settings.policy:
-            return decide(policy, question)
+    @property
+    def policy(self) -> Policy:
+        """The policy in force: the settings', with the addresses that the machine has now."""
+        return self._policy
+
+    @property
+    def addresses(self) -> frozenset[IPAddress]:
+        """The machine's own addresses, loopback included, as they are now."""
+        self._look_at_addresses()
+        return self._policy.own_addresses
+
+    def decide(self, question: Question) -> Verdict:
+        """Decide, or remember what was decided: the function is pure, and what it depends on is kept with it."""
+        if question.direction is Direction.OUT and question.subject.standing is not Standing.LOCAL:
+            self._look_at_addresses()
         verdict = self._decisions.get(question)
         if verdict is None:
             if len(self._decisions) >= DECISIONS:
                 self._decisions.clear()
-            verdict = self._decisions[question] = decide(policy, question)
+            verdict = self._decisions[question] = decide(self._policy, question)
         return verdict
+
+    def subject_of(self, who: LocalWho) -> Subject:
+        """Return *who* as rules see it; all clients are one to rules that speak of none."""
+        if self._asks_who:
+            return who.subject
+        return _CONFINED if who.confined else ANYBODY
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Put *settings* in force: from now on everything is decided by them, also what is under way."""
+        self.settings = settings
+        self._asks_who = settings.policy.asks_who or settings.routes.asks_who
+        self.inspector.tell_cgroup = _wants_cgroup(settings, self.powers)
+        self._put_in_force(settings.policy)
+
+    def _put_in_force(self, policy: Policy) -> None:
+        self.generation += 1
+        self._policy = policy
+        self._decisions.clear()
+
+    def _look_at_addresses(self) -> None:
+        """Take the machine's addresses as they are now into the policy; they are rarely others."""
+        now = self.reactor.seconds()
+        if now - self._addresses_at <= OWN_ADDRESSES_SECONDS:
+            return
+        self._addresses_at = now
+        with contextlib.suppress(OSError):  # then what was known before holds
+            found = own_addresses() | self.settings.policy.own_addresses
+            if found != self._policy.own_addresses:
+                self._policy = dataclasses.replace(self._policy, own_addresses=found)
+                self._decisions.clear()
+
+    def next_ident(self) -> int:
+        """Return a number for one attempt; what is logged of it later has the same."""
+        self._ident += 1
+        return self._ident
 
     def begin_relay(self, peer: str) -> None:
         """Count one more connection that is carried for *peer*.
@@ -111,18 +168,6 @@ class Core:
         adopt(self.reactor, sock, half)
         self.relays.add(half)
         return half
-
-    def policy_for(self, who: LocalWho) -> Policy:
-        """Return the policy; a confined client is judged by the addresses that the machine has now."""
-        policy = self.settings.policy
-        if not who.confined:
-            return policy
-        now = self.reactor.seconds()
-        if now - self._addresses_at > OWN_ADDRESSES_SECONDS:
-            self._addresses_at = now
-            with contextlib.suppress(OSError):  # then what was known before holds
-                self._own_addresses = own_addresses()
-        return dataclasses.replace(policy, own_addresses=policy.own_addresses | self._own_addresses)
 
     def know_yourself(self) -> None:
         """Find out again what this process may do: ``twistd --uid`` has given root up in between."""
@@ -182,7 +227,12 @@ def _keep_no_override() -> None:
 
 
 def _make_inspector(settings: Settings, powers: Powers) -> Inspector:
-    return Inspector(tell_cgroup=not (powers.lock and powers.give) or _wants_direct(settings))
+    return Inspector(tell_cgroup=_wants_cgroup(settings, powers))
+
+
+def _wants_cgroup(settings: Settings, powers: Powers) -> bool:
+    asked_for = settings.policy.asks_unit or settings.routes.asks_unit
+    return asked_for or not (powers.lock and powers.give) or _wants_direct(settings)
 
 
 def _wants_direct(settings: Settings) -> bool:

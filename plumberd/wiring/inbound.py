@@ -1,35 +1,44 @@
 """One remote caller, from its first byte to the relay.
 
-peer → its handshake names a service → who → redirect → rules → connect to the
-local service → ``ok`` → relay. To a peer that has proved nothing, every refusal
-is the same, at the same time. The caller of a published service names none.
+peer → its handshake names a service → who → rules → redirect → connect to the
+local service → ``ok`` → relay. Where the service's redirect or route leads away
+from here, this machine is a gateway: the way there passes the `out` rules, with
+the caller as who asks. To a peer that has proved nothing, every refusal is the
+same, at the same time. The caller of a published service names none.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Callable
 
 from plumberd.effects.audit import Outcome
 from plumberd.effects.deadline import Deadlines
-from plumberd.effects.dial_unix import UnixDial
 from plumberd.effects.poll import ERR, HUP
 from plumberd.effects.pumps import make_pumps
 from plumberd.effects.relay import Relay
 from plumberd.pure.admission import Admission, FairQueue
 from plumberd.pure.handshake import GRANTED, NAME_READ_BYTES, called, refusal
+from plumberd.pure.pairs import Pairs
 from plumberd.pure.policy.decide import Question, Verdict
-from plumberd.pure.policy.rule import Destination, Direction
+from plumberd.pure.policy.direction import Direction
+from plumberd.pure.policy.peer import Destination
+from plumberd.pure.policy.route import find_way
 from plumberd.pure.refusals import Refusal, Refused
-from plumberd.pure.uri import Uri
+from plumberd.pure.uri import IPAddress
 from plumberd.pure.who import RemoteWho
+from plumberd.wiring.approach import Approach, guard
 from plumberd.wiring.core import Core
+from plumberd.wiring.reach import Reached, Traveller
 
 REFUSAL_SECONDS = 0.05
 """Every refusal goes out that long after the name came in: time tells a stranger nothing either."""
 
 SERVICE_FRAMING = "libipc-2019"
 """A service with packets speaks the older generations' messages, which cut the stream."""
+
+_NO_PAIRS = Pairs()
 
 HOLD_SECONDS = 0.05
 """How long a service's own first bytes are held: LibIPC's caller takes ``ok`` with one read."""
@@ -46,6 +55,8 @@ class Callers:
         self.refusals = Deadlines(core.reactor, REFUSAL_SECONDS)
         self.lingering = Deadlines(core.reactor, LINGER_SECONDS)
         self.peers: set[Inbound] = set()
+        self.is_here: Callable[[IPAddress, int], bool] = lambda _address, _port: False
+        """Whether an address and port is one that is listened on here for callers who name a service."""
         limits = core.settings.limits
         self.handshakes: FairQueue[str, None] = FairQueue(limits.handshakes_per_address, limits.handshakes, 0)
 
@@ -71,7 +82,12 @@ class Inbound:
         """Whose relay it is; behind a proxy not the one whose handshake it was."""
         self._service = ""
         self._verdict: Verdict | None = None
-        self._dial: UnixDial | None = None
+        self._approach: Approach | None = None
+        self._generation = 0
+        self._ident = self.core.next_ident()
+        self._steps: list[tuple[str, float]] = []
+        self._marked = self._began
+        self._address: IPAddress | None = None
         self._over = False
         self._refused: Refusal | None = None
         self.is_named = False
@@ -98,13 +114,8 @@ class Inbound:
         self.callers.refusals.set(self, self._refusal_is_due)
         self.core.patience.cancel(self)
         self.core.connect_deadline.set(self, self._dial_too_slow)
-        try:
-            local = self._decide(first_read)
-        except Refused as e:
-            self._refuse(e)
-            return
-        self._dial = UnixDial(self.core.reactor, self.core.services, local, None, self._dialled)
-        self._dial.start()
+        self._mark("name")
+        guard(self._refuse, self._decide, first_read)
 
     def drop(self) -> None:
         """End now: the peer is gone, or plumberd stops. Idempotent."""
@@ -113,19 +124,28 @@ class Inbound:
 
     def note(self, verdict: str, reason: str, up: int = 0, down: int = 0) -> None:
         """Log an outcome."""
+        approach = self._approach
+        leads_on = approach is not None and (approach.uri is None or approach.uri.scheme != "unix")
+        refused_there = leads_on and verdict == Refusal.DENIED.value
         self.core.audit.note(
             Outcome(
                 verdict,
                 "in",
                 self._service,
-                "",
+                (approach.uri or approach.to or "") if approach and leads_on else "",
                 self.who,
-                self._verdict.rule if self._verdict else "",
+                "",
                 "relayed" if verdict in ("granted", "ended") else "",
                 self.core.reactor.seconds() - self._began,
                 reason,
                 up,
                 down,
+                decided=approach.verdict if approach and refused_there else self._verdict,
+                address=self._address,
+                addresses=approach.addresses if approach and leads_on else (),
+                steps=tuple(self._steps),
+                ident=self._ident,
+                generation=self._generation,
             )
         )
 
@@ -145,44 +165,65 @@ class Inbound:
 
     # -- the steps
 
-    def _decide(self, first_read: bytes) -> str:
-        name = called(first_read)
-        self._service = name
-        address = self.who.address
-        to = Destination("tcp", None, None if address is None else (address,), None)
-        self._verdict = verdict = self.core.decide(self.core.settings.policy, Question(Direction.IN, name, to))
+    def _decide(self, first_read: bytes) -> None:
+        self._generation = self.core.generation
+        self._service = name = called(first_read)
+        address, subject = self.who.address, self.who.subject
+        to = Destination(self.who.scheme, None, None if address is None else (address,), None)
+        self._verdict = verdict = self.core.decide(Question(Direction.IN, name, to, subject))
         if not verdict.granted:
             raise Refused(Refusal.DENIED, verdict.reason)
-        return self._redirected(name)
+        way = find_way(name, _NO_PAIRS, self.core.settings.routes, subject, for_caller=True)
+        account = _account(self.who)
+        self._approach = approach = Approach(
+            self.core,
+            name,
+            way,
+            subject,
+            Traveller(account),
+            lambda result: self._reached(result, first_read),
+            about_to=self._about_to,
+            mark=self._mark,
+        )
+        approach.start()
 
-    def _redirected(self, name: str) -> str:
-        redirects = self.core.settings.routes.redirects
-        for _ in range(len(redirects) + 1):
-            target = redirects.get(name)
-            if target is None:
-                return name
-            if isinstance(target, Uri) and target.scheme == "unix" and target.service:
-                return target.service
-            if not isinstance(target, str):
-                raise Refused(Refusal.NOT_POSSIBLE, f"{name} is redirected to {target}, which is not on this machine")
-            name = target
-        raise Refused(Refusal.NOT_POSSIBLE, f"a loop of redirects at {name}")
+    def _about_to(self, approach: Approach) -> None:
+        """Refuse what would come back here at once; longer loops end at the limits for handshakes."""
+        uri = approach.uri
+        if uri is not None and uri.service == self._service and approach.verdict is not None:
+            for address in approach.verdict.addresses:
+                if self.callers.is_here(address, uri.port):
+                    raise Refused(Refusal.NOT_POSSIBLE, f"{self._service} leads to {uri}, which is this very listener")
 
-    def _dialled(self, result: socket.socket | Refused) -> None:
-        self._dial = None
+    def _reached(self, result: Reached | Refused, first_read: bytes) -> None:
         if isinstance(result, Refused):
             self._refuse(result)
             return
+        if self._generation != self.core.generation:
+            result.sock.close()
+            guard(self._refuse, self._decide, first_read)
+            return
+        self._address = result.address
         self._account = _account(self.who)
         try:
             self.core.begin_relay(self._account)
         except Refused as e:
-            result.close()
+            result.sock.close()
             self._refuse(e)
             return
         self.note("granted", "")
         self._leave()
-        self.carry(result)
+        self.carry(result.sock)
+
+    def _mark(self, step: str) -> None:
+        now = self.core.reactor.seconds()
+        self._steps.append((step, now - self._marked))
+        self._marked = now
+
+    @property
+    def framing(self) -> str:
+        """How the messages of a service with packets look that this caller reaches."""
+        return self.core.settings.framings.get(self._service, SERVICE_FRAMING)
 
     def _refuse(self, refused: Refused) -> None:
         self.note(refused.word.value, refused.reason)
@@ -200,10 +241,13 @@ class Inbound:
         self.drop()
 
     def _dial_too_slow(self) -> None:
-        if self._dial is not None:
-            self._dial.cancel()
-            self._dial = None
-            self._refuse(Refused(Refusal.TIMEOUT, "the local service did not take the connection in time"))
+        if self._approach is not None and self._refused is None:
+            self._approach.cancel()
+            where = self._approach.to or "the local service"
+            seconds = self.core.connect_deadline.seconds
+            self._refuse(
+                Refused(Refusal.TIMEOUT, f"not done within connect_seconds={seconds:g}: {where} did not answer")
+            )
 
     def _leave(self) -> None:
         """Give everything back that is held while a caller is being let in."""
@@ -218,9 +262,8 @@ class Inbound:
             self.callers.lingering,
         ):
             deadlines.cancel(self)
-        if self._dial is not None:
-            self._dial.cancel()
-            self._dial = None
+        if self._approach is not None:
+            self._approach.cancel()
         self.callers.handshakes.leave(self._key)
 
 
@@ -243,7 +286,7 @@ class RawInbound(Inbound):
 
     def carry(self, service: socket.socket) -> None:
         """See :meth:`Inbound.carry`."""
-        forth, back = make_pumps(self._sock, service, self.core.pipes, SERVICE_FRAMING)
+        forth, back = make_pumps(self._sock, service, self.core.pipes, self.framing)
         relay = Relay(
             self.core.poll,
             self.core.reactor,

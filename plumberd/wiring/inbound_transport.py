@@ -11,7 +11,7 @@ from plumberd.effects.pumps import make_pumps
 from plumberd.effects.relay import Relay
 from plumberd.pure.handshake import GRANTED
 from plumberd.pure.who import RemoteWho
-from plumberd.wiring.inbound import HOLD_SECONDS, SERVICE_FRAMING, Callers, Inbound
+from plumberd.wiring.inbound import HOLD_SECONDS, Callers, Inbound
 
 
 class TransportInbound(Inbound):
@@ -51,11 +51,11 @@ class TransportInbound(Inbound):
         self.half.abort()
 
     def _as_stream(self, service: socket.socket) -> socket.socket:
-        """Return a stream that leads to *service*: a transport knows no packets."""
-        if service.type == socket.SOCK_STREAM:
+        """Return a UNIX stream that leads to *service*: a transport knows no packets, and no TCP socket of ours."""
+        if service.type == socket.SOCK_STREAM and service.family == socket.AF_UNIX:
             return service
         ours, theirs = socket.socketpair()
-        forth, back = make_pumps(ours, service, self.core.pipes, SERVICE_FRAMING)
+        forth, back = make_pumps(ours, service, self.core.pipes, self.framing)
         relay = Relay(
             self.core.poll,
             self.core.reactor,

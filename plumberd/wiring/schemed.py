@@ -14,9 +14,7 @@ from typing import Protocol
 from plumberd.effects import kernel
 from plumberd.effects.accept import Acceptor
 from plumberd.effects.audit import Outcome
-from plumberd.effects.call import TcpCall
 from plumberd.effects.credentials import UNTOLD, Sender, maker_of
-from plumberd.effects.dial_tcp import TcpDial
 from plumberd.effects.poll import ERR, HUP
 from plumberd.effects.relay import Relay
 from plumberd.effects.rundir import BoundSocket, bind_socket
@@ -26,6 +24,7 @@ from plumberd.pure.policy.route import parse_target_uri
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import IPAddress, Uri
 from plumberd.wiring.core import Core
+from plumberd.wiring.reach import Reach, Reached, Traveller
 
 SOCKET_NAME = "tcp"
 READ_BYTES = 8192
@@ -169,29 +168,19 @@ class Carriage:
             self._refuse(answer)
             return
         assert self._uri is not None
-        dial = TcpDial(self._core.poll, self._core.reactor, answer, self._uri.port, None, self._connected)
-        self._step = dial
-        dial.start()
+        reach = Reach(self._core, self._uri, answer, Traveller(self._account), self._reached, _unmarked)
+        self._step = reach
+        reach.start()
 
-    def _connected(self, result: tuple[socket.socket, IPAddress] | Refused) -> None:
+    def _reached(self, result: Reached | Refused) -> None:
         self._step = None
         if isinstance(result, Refused):
             self._refuse(result)
-            return
-        assert self._uri is not None
-        self._far, _ = result
-        if self._uri.service is None:
-            self._answered(None)
-            return
-        call = TcpCall(self._core.poll, self._far, self._uri.service, self._answered)
-        self._step = call
-        call.start()
+        else:
+            self._far = result.sock
+            self._answer()
 
-    def _answered(self, result: Refused | None) -> None:
-        self._step = None
-        if result is not None:
-            self._refuse(result)
-            return
+    def _answer(self) -> None:
         try:
             self._core.begin_relay(self._account)
         except Refused as e:
@@ -263,3 +252,7 @@ class Carriage:
                 down=down,
             )
         )
+
+
+def _unmarked(step: str) -> None:
+    """The steps of a carriage are timed by nobody: the broker that asked times the whole."""

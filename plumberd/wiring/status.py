@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 from plumberd.pure.admission import FairQueue
 from plumberd.pure.dialects import DIALECTS
-from plumberd.pure.policy.rule import Direction
+from plumberd.pure.policy.decide import DEFAULTS
 from plumberd.pure.who import LocalWho
+from plumberd.wiring.announce import show_choices
 from plumberd.wiring.core import Core
 
 _STARTED = time.time()
@@ -62,10 +63,10 @@ def about_everything(core: Core, broker: _Broker) -> dict[str, Any]:
         "tcpd": list(settings.tcpd),
         "publish": [f"{name} on {endpoint}" for name, endpoint in settings.publish],
         "parts": sorted(settings.parts),
-        "defaults": {d.value: "allow" if policy.defaults[d] else "deny" for d in Direction},
+        "defaults": {d.value: "allow" if policy.defaults[d] else "deny" for d in DEFAULTS},
         "rules": [str(rule) for rule in policy.rules],
-        "routes": {name: str(target) for name, target in settings.routes.routes.items()},
-        "redirects": {name: str(target) for name, target in settings.routes.redirects.items()},
+        "routes": {name: show_choices(choices) for name, choices in settings.routes.routes.items()},
+        "redirects": {name: show_choices(choices) for name, choices in settings.routes.redirects.items()},
         "handover": settings.handover.value,
         "powers": {"lock": core.powers.lock, "give": core.powers.give, "act_as": core.services.actas.can_switch},
         "now": {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import ipaddress
 import socket
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from plumberd.effects.accept import Acceptor
 from plumberd.effects.dial_tcp import remote_address
 from plumberd.effects.endpoint_relay import Half, HalfFactory
 from plumberd.effects.rundir import identity
-from plumberd.pure.uri import show_host
+from plumberd.pure.uri import IPAddress, show_host
 from plumberd.pure.who import RemoteWho
 from plumberd.wiring.core import Core
 from plumberd.wiring.inbound import Callers, Inbound, RawInbound
@@ -31,6 +32,7 @@ class Tcpd:
     def __init__(self, core: Core) -> None:
         self.core = core
         self._callers = Callers(core)
+        self._callers.is_here = self._is_here
         self._listening: list[tuple[IListeningPort, str | None]] = []
         self._acceptors: list[Acceptor] = []
 
@@ -86,6 +88,16 @@ class Tcpd:
         self._listening.clear()
         self._callers.close()
         return closing
+
+    def _is_here(self, address: IPAddress, port: int) -> bool:
+        """Tell whether the handshake is listened for at that address and port."""
+        for listening, published in self._listening:
+            host: Any = listening.getHost()
+            if published is None and getattr(host, "port", None) == port:
+                here = ipaddress.ip_address(host.host)
+                if here == address or (here.is_unspecified and address in self.core.addresses):
+                    return True
+        return False
 
     def _accepted(self, published: str | None, sock: socket.socket) -> None:
         sock.setblocking(False)
