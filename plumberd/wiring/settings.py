@@ -1,17 +1,63 @@
-"""Settings: everything that the options say, read and checked, as one value."""
+"""Settings: everything that the command line and the configuration say, read and checked, as one value."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from plumberd.pure.dialects import DEFAULT
 from plumberd.pure.limits import Limits
 from plumberd.pure.modes import Mode
 from plumberd.pure.policy.decide import Policy
-from plumberd.pure.policy.route import Routes
+from plumberd.pure.policy.direction import Direction
+from plumberd.pure.policy.route import Routes, Target
+from plumberd.pure.policy.rule import Rule
 
 PARTS = ("broker", "tcpd")
 """What ``--part`` may say."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of this machine."""
+
+    name: str
+    gid: int
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What the options say, each checked for itself. With it the configuration can be read again.
+
+    ``None`` and what is empty was not said. The tables hold what was said of each member alone.
+
+    :ivar config: the configuration's path as it was given; relative to *folder*.
+    :ivar folder: where the program was started, for whoever changes its folder later.
+    :ivar rules: their users and groups have no numbers yet.
+    :ivar redirects, routes: for each service its alternatives.
+    :ivar limits: names and values; they make sense.
+    """
+
+    config: str | None = None
+    folder: str = "/"
+    rundir: str | None = None
+    group: Group | None = None
+    admin_group: Group | None = None
+    dialects: tuple[str, ...] = ()
+    handover: Mode | None = None
+    rules: tuple[Rule, ...] = ()
+    defaults: Mapping[Direction, bool] = field(default_factory=dict)
+    redirects: Mapping[str, tuple[Target, ...]] = field(default_factory=dict)
+    routes: Mapping[str, tuple[Target, ...]] = field(default_factory=dict)
+    limits: Mapping[str, float] = field(default_factory=dict)
+    tcpd: tuple[str, ...] = ()
+    publish: tuple[tuple[str, str], ...] = ()
+    parts: frozenset[str] = frozenset()
+    broker_uids: frozenset[int] = frozenset()
+    service_uids: frozenset[int] = frozenset()
+    audit_file: str | None = None
+    audit_journal: bool = False
+    audit_only_seconds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -20,28 +66,45 @@ class Settings:
 
     :ivar rundir: the run directory.
     :ivar group, gid: the group that may ask, where one is named.
+    :ivar admin_group, admin_gid: the group that may reload, see everything and explain as others.
     :ivar dialects: names of the dialects that are served.
     :ivar handover: the mode wished for where no rule names one.
+    :ivar framings: services with how their messages look, where that was said.
     :ivar tcpd: server endpoint strings to listen on for the handshake.
     :ivar publish: services with the server endpoint strings of their plain listeners.
     :ivar parts: the parts that run alone in this process; empty where all run together.
     :ivar broker_uids: users, besides root and our own, whose brokers may ask this scheme daemon.
     :ivar service_uids: users other than root and the broker who may serve a name.
+    :ivar audit_file: where each attempt is written, as an absolute path.
+    :ivar audit_journal: whether each attempt goes to the journal as well.
+    :ivar audit_only_seconds: for how long, from the start on, refusals are logged and granted; 0 is not at all.
+    :ivar config: the configuration's path as it was given.
+    :ivar generation: 1 at the start, one more after each reload.
+    :ivar source: what to read the next generation from.
     """
 
     rundir: str
     group: str | None = None
     gid: int | None = None
+    admin_group: str | None = None
+    admin_gid: int | None = None
     dialects: tuple[str, ...] = DEFAULT
     handover: Mode = Mode.AUTO
     policy: Policy = field(default_factory=Policy)
     routes: Routes = field(default_factory=Routes)
+    framings: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     tcpd: tuple[str, ...] = ()
     publish: tuple[tuple[str, str], ...] = ()
     parts: frozenset[str] = frozenset()
     broker_uids: frozenset[int] = frozenset()
     service_uids: frozenset[int] = frozenset()
+    audit_file: str | None = None
+    audit_journal: bool = False
+    audit_only_seconds: int = 0
+    config: str | None = None
+    generation: int = 1
+    source: CommandLine | None = field(default=None, compare=False, repr=False)
 
     @property
     def runs_broker(self) -> bool:
