@@ -58,7 +58,7 @@ class Deadlines:
             return
         if self._due:
             self._former[self.seconds] = self._due
-        self._due = self._former.pop(seconds, None) or OrderedDict()
+        self._due = self._former.pop(seconds, OrderedDict())
         self.seconds = seconds
 
     def close(self) -> None:

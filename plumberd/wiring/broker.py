@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import os
 import socket
-from typing import Any
+from collections.abc import Callable
 
 from twisted.logger import Logger
 
@@ -17,12 +16,10 @@ from plumberd.effects.deadline import Deadlines
 from plumberd.effects.rundir import BoundSocket, bind_socket
 from plumberd.pure.admission import FairQueue
 from plumberd.pure.dialects import DIALECTS, Dialect, Kind, Request
-from plumberd.pure.dialects.native import answer
 from plumberd.pure.refusals import Refusal, Refused
-from plumberd.pure.who import LocalWho
 from plumberd.wiring.core import Core
 from plumberd.wiring.lookup import Lookup
-from plumberd.wiring.status import about_client, about_everything
+from plumberd.wiring.operations import Operations
 
 FORGOTTEN_SECONDS = 600.0
 """A descriptor that lies unread in a live client's queue stays on its user's account so long."""
@@ -35,20 +32,26 @@ class Broker:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        limits = core.settings.limits
-        self.lookups: FairQueue[int, Lookup] = FairQueue(limits.lookups_per_uid, limits.lookups, limits.waiting_per_uid)
-        self.unread: FairQueue[int, Lookup] = FairQueue(
-            # What lies unread counts against the broker's own descriptors, for all users together.
-            min(limits.unread_descriptors_per_uid, core.descriptors // 4),
-            core.descriptors // 2,
-            2**31,
-        )
+        self.lookups: FairQueue[int, Lookup] = FairQueue(1, 1, 1)
+        self.unread: FairQueue[int, Lookup] = FairQueue(1, 1, 2**31)
+        self.reconfigure()
+        self._operations = Operations(core, self)
         self._forgotten = Deadlines(core.reactor, FORGOTTEN_SECONDS)
         self._under_way: dict[Conversation, Lookup] = {}
         self._conversations: dict[Conversation, Sender] = {}
         self._of_uid: dict[int, int] = {}
         self._bound: list[BoundSocket] = []
         self._acceptors: list[Acceptor] = []
+
+    def reconfigure(self) -> None:
+        """Take the limits that are in force now; who fits now has its turn."""
+        limits, descriptors = self._core.settings.limits, self._core.descriptors
+        for lookup in self.lookups.change(limits.lookups_per_uid, limits.lookups, limits.waiting_per_uid):
+            self._core.poll.again(self._next_one(lookup))
+        # What lies unread counts against the broker's own descriptors, for all users together.
+        most = min(limits.unread_descriptors_per_uid, descriptors // 4)
+        for lookup in self.unread.change(most, descriptors // 2, 2**31):
+            lookup.send()
 
     @property
     def conversations(self) -> int:
@@ -140,7 +143,10 @@ class Broker:
             self._under_way[conversation] = lookup
             lookup.enter()
         else:
-            self._tell_status(conversation, request, maker, sender)
+            try:
+                self._operations.perform(conversation, request, maker, sender)
+            except Refused as e:
+                self._refuse(conversation, maker, request.ident, e.word, e.reason)
 
     def _broken(self, conversation: Conversation, word: Refusal, reason: str) -> None:
         maker = self._conversations[conversation]
@@ -153,6 +159,7 @@ class Broker:
             self._of_uid[maker[1]] = left
         else:
             del self._of_uid[maker[1]]
+        self._operations.gone(conversation)
         lookup = self._under_way.pop(conversation, None)
         if lookup is not None:
             lookup.cancel()
@@ -168,8 +175,11 @@ class Broker:
             return
         following = self.lookups.leave(lookup.uid)
         if following is not None:
-            following.admitted = True  # from now on the place is its own, to be given back
-            self._core.poll.again(following.start)
+            self._core.poll.again(self._next_one(following))
+
+    def _next_one(self, lookup: Lookup) -> Callable[[], None]:
+        lookup.admitted = True  # from now on the place is its own, to be given back
+        return lookup.start
 
     def taken(self, lookup: Lookup, *, forgotten: bool) -> None:
         """See :class:`plumberd.wiring.lookup.Places`."""
@@ -185,31 +195,9 @@ class Broker:
 
     # -- answers that are no lookups
 
-    def _tell_status(self, conversation: Conversation, request: Request, maker: Sender, sender: Sender | None) -> None:
-        try:
-            who = self._core.inspector.who(conversation.sock, maker, sender)
-        except OSError as e:
-            self._refuse(conversation, maker, request.ident, Refusal.BUSY, f"who asks? {e.strerror}")
-            return
-        except Refused as e:
-            self._refuse(conversation, maker, request.ident, e.word, e.reason)
-            return
-        if who.confined:
-            self._refuse(
-                conversation,
-                maker,
-                request.ident,
-                Refusal.DENIED,
-                f"a confined client may look up, no more ({who.confined})",
-            )
-            return
-        members: dict[str, Any] = {"ok": True, **about_client(self._core, who, self._of_uid.get(who.uid, 0))}
-        if self._is_admin(who):
-            members.update(about_everything(self._core, self))
-        conversation.answer(answer(request.ident, members))
-
-    def _is_admin(self, who: LocalWho) -> bool:
-        return who.uid in (0, os.geteuid())
+    def connections_of(self, uid: int) -> int:
+        """See :class:`plumberd.wiring.operations.Desk`."""
+        return self._of_uid.get(uid, 0)
 
     def _refuse(
         self, conversation: Conversation, maker: Sender, ident: str | int | None, word: Refusal, reason: str

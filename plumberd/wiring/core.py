@@ -6,10 +6,13 @@ import contextlib
 import dataclasses
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
+from twisted.logger import Logger
 
 from plumberd.effects import kernel
 from plumberd.effects.actas import ActAs
@@ -46,6 +49,10 @@ OWN_ADDRESSES_SECONDS = 1.0
 _CONFINED = Subject(Standing.CONFINED)
 
 
+def _cannot_reload() -> dict[str, Any]:
+    raise Refused(Refusal.NOT_POSSIBLE, "nothing here can be read again")
+
+
 @dataclass
 class Core:
     """Made once a process by :func:`make_core`; :meth:`close` ends it.
@@ -54,6 +61,7 @@ class Core:
     :ivar own: device and inode of every socket that this process listens on.
     :ivar descriptors: how many this process may have.
     :ivar relays: what is being carried.
+    :ivar reload: reads the configuration again; returns the answer of the op.
     :ivar generation: counts the policies that were in force; what was decided under another is decided again.
     """
 
@@ -73,30 +81,29 @@ class Core:
     relays: set[Relay | Half] = field(default_factory=set)
     relay_places: FairQueue[str, None] = field(init=False)
     backoff: Backoff = field(default_factory=Backoff)
+    reload: Callable[[], dict[str, Any]] = field(default=_cannot_reload)
     generation: int = field(default=0, init=False)
+    _log = Logger("plumberd")
     _policy: Policy = field(default_factory=Policy, init=False)
     _asks_who: bool = field(default=True, init=False)
-    _ident: int = field(default=0, init=False)
+    _audit_only: IDelayedCall | None = field(default=None, init=False)
     _decisions: dict[Question, Verdict] = field(default_factory=dict, init=False)
     _addresses_at: float = field(default=float("-inf"), init=False)
 
     def __post_init__(self) -> None:
-        limits = self.settings.limits
-        # A relay takes two descriptors, and a pipe while bytes are under way: never more than there are.
-        most = self.descriptors // DESCRIPTORS_A_RELAY
-        self.relay_places = FairQueue(min(limits.relays_per_peer, most // 2), min(limits.relays, most), 0)
+        self.relay_places = FairQueue(1, 1, 0)
         self.reconfigure(self.settings)
+        self._begin_audit_only()
 
-    @property
-    def policy(self) -> Policy:
-        """The policy in force: the settings', with the addresses that the machine has now."""
+    def refreshed_policy(self) -> Policy:
+        """Return the policy in force, with the addresses that the machine has now."""
+        self._look_at_addresses()
         return self._policy
 
     @property
     def addresses(self) -> frozenset[IPAddress]:
         """The machine's own addresses, loopback included, as they are now."""
-        self._look_at_addresses()
-        return self._policy.own_addresses
+        return self.refreshed_policy().own_addresses
 
     def decide(self, question: Question) -> Verdict:
         """Decide, or remember what was decided: the function is pure, and what it depends on is kept with it."""
@@ -117,14 +124,40 @@ class Core:
 
     def reconfigure(self, settings: Settings) -> None:
         """Put *settings* in force: from now on everything is decided by them, also what is under way."""
-        self.settings = settings
-        self._asks_who = settings.policy.asks_who or settings.routes.asks_who
+        before, self.settings = self.settings, settings
+        limits = settings.limits
+        self.connect_deadline.change(limits.connect_seconds)
+        self.patience.change(limits.handshake_seconds)
+        self.resolver.change(limits)
+        # A relay takes two descriptors, and a pipe while bytes are under way: never more than there are.
+        most = self.descriptors // DESCRIPTORS_A_RELAY
+        self.relay_places.change(min(limits.relays_per_peer, most // 2), min(limits.relays, most), 0)
+        self.services.trusted_uids = _trusted_uids(settings)
         self.inspector.tell_cgroup = _wants_cgroup(settings, self.powers)
-        self._put_in_force(settings.policy)
+        self._asks_who = settings.policy.asks_who or settings.routes.asks_who
+        self.backoff.clear()
+        if settings.audit_only_seconds != before.audit_only_seconds:
+            self._begin_audit_only()
+        self._put_in_force()
 
-    def _put_in_force(self, policy: Policy) -> None:
+    def _begin_audit_only(self) -> None:
+        """Grant and log what would be refused, for as long as the settings say; or end that."""
+        if self._audit_only is not None:
+            self._audit_only.cancel()
+            self._audit_only = None
+        if self.settings.audit_only_seconds:
+            self._audit_only = self.reactor.callLater(self.settings.audit_only_seconds, self._end_audit_only)
+            self._put_in_force()
+
+    def _end_audit_only(self) -> None:
+        self._audit_only = None
+        self._put_in_force()
+        self._log.warn("audit-only is over: what the rules refuse is refused from now on")
+
+    def _put_in_force(self) -> None:
         self.generation += 1
-        self._policy = policy
+        self._policy = dataclasses.replace(self.settings.policy, audit_only=self._audit_only is not None)
+        self._addresses_at = float("-inf")
         self._decisions.clear()
 
     def _look_at_addresses(self) -> None:
@@ -138,11 +171,6 @@ class Core:
             if found != self._policy.own_addresses:
                 self._policy = dataclasses.replace(self._policy, own_addresses=found)
                 self._decisions.clear()
-
-    def next_ident(self) -> int:
-        """Return a number for one attempt; what is logged of it later has the same."""
-        self._ident += 1
-        return self._ident
 
     def begin_relay(self, peer: str) -> None:
         """Count one more connection that is carried for *peer*.
@@ -175,7 +203,7 @@ class Core:
         self.powers = try_powers()
         self.inspector = _make_inspector(self.settings, self.powers)
         self.services.actas = ActAs()
-        self.services.trusted_uids = self.settings.service_uids | {0, os.geteuid()}
+        self.services.trusted_uids = _trusted_uids(self.settings)
 
     async def end_relays(self) -> None:
         """Cut every connection that is carried, and wait until all are closed."""
@@ -186,11 +214,13 @@ class Core:
 
     def close(self) -> None:
         """Let the reactor forget everything."""
+        if self._audit_only is not None:
+            self._audit_only.cancel()
         self.connect_deadline.close()
         self.patience.close()
         self.resolver.close()
         self.pipes.close()
-        self.audit.flush()
+        self.audit.close()
         self.poll.close()
 
 
@@ -200,7 +230,6 @@ def make_core(reactor: Any, settings: Settings, resolver: Resolver | None = None
     _keep_no_override()
     powers = try_powers()
     own: set[tuple[int, int]] = set()
-    trusted = settings.service_uids | {0, os.geteuid()}
     poll = Poll(reactor, reactor)
     return Core(
         reactor=reactor,
@@ -209,8 +238,8 @@ def make_core(reactor: Any, settings: Settings, resolver: Resolver | None = None
         audit=Audit(reactor),
         powers=powers,
         inspector=_make_inspector(settings, powers),
-        services=LocalServices(settings.rundir, ActAs(), trusted, own),
-        resolver=resolver or Resolver(reactor),
+        services=LocalServices(settings.rundir, ActAs(), _trusted_uids(settings), own),
+        resolver=resolver or Resolver(reactor, limits=settings.limits),
         own=own,
         descriptors=descriptors,
         connect_deadline=Deadlines(reactor, settings.limits.connect_seconds),
@@ -224,6 +253,10 @@ def _keep_no_override() -> None:
         held = kernel.effective_capabilities() & (1 << kernel.CAP_DAC_OVERRIDE | 1 << kernel.CAP_DAC_READ_SEARCH)
         if held:
             kernel.drop_capabilities(held)
+
+
+def _trusted_uids(settings: Settings) -> frozenset[int]:
+    return settings.service_uids | {0, os.geteuid()}
 
 
 def _make_inspector(settings: Settings, powers: Powers) -> Inspector:

@@ -60,6 +60,11 @@ class Callers:
         limits = core.settings.limits
         self.handshakes: FairQueue[str, None] = FairQueue(limits.handshakes_per_address, limits.handshakes, 0)
 
+    def reconfigure(self) -> None:
+        """Take the limits that are in force now; nobody waits here."""
+        limits = self.core.settings.limits
+        self.handshakes.change(limits.handshakes_per_address, limits.handshakes, 0)
+
     def close(self) -> None:
         """Drop all of them."""
         for peer in list(self.peers):
@@ -84,7 +89,7 @@ class Inbound:
         self._verdict: Verdict | None = None
         self._approach: Approach | None = None
         self._generation = 0
-        self._ident = self.core.next_ident()
+        self._ident = self.core.audit.new_ident()
         self._steps: list[tuple[str, float]] = []
         self._marked = self._began
         self._address: IPAddress | None = None

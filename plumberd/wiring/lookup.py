@@ -67,7 +67,7 @@ class Lookup:
         self._packets = conversation.dialect.kind is Kind.PACKET
         self._began = self._marked = core.reactor.seconds()
         self._steps: list[tuple[str, float]] = []
-        self._ident = core.next_ident()
+        self._ident = core.audit.new_ident()
         self._who: LocalWho | None = None
         self._approach: Approach | None = None
         self._sock: socket.socket | None = None

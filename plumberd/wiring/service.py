@@ -18,9 +18,10 @@ from plumberd.wiring.announce import announcement
 from plumberd.wiring.broker import Broker
 from plumberd.wiring.core import Core, make_core
 from plumberd.wiring.options import Options
+from plumberd.wiring.reload import Reload, audit_log_of
 from plumberd.wiring.schemed import SchemeDaemon
 from plumberd.wiring.settings import Settings
-from plumberd.wiring.tcpd import Tcpd
+from plumberd.wiring.tcpd import ListenError, Tcpd, Wanted, wanted_by
 
 
 class PlumberdService(Service):
@@ -65,6 +66,7 @@ class PlumberdService(Service):
         if self._reactor is None:
             # Behind the reactor's own handlers, which it installs when it begins to run.
             self.core.reactor.callLater(0, _stop_cleanly_on_sigterm, self.core.reactor)
+            self.core.reactor.callLater(0, _reload_on_sighup, self.core)
         for line in lines:
             if line.startswith("warning: "):
                 self._log.warn("{line}", line=line)
@@ -96,28 +98,19 @@ class PlumberdService(Service):
                 self.schemed.listen()
         except RunDirError as e:
             self._give_up(str(e))
-        for option, description, published in self._listeners():
-            failures: list[Failure] = []
-            listening = self.tcpd.listen(description, published).addErrback(failures.append)
-            if failures:  # tcp and unix endpoints tell at once
-                self._give_up(f"{option} {description}: {failures[0].getErrorMessage()}")
-            listening.addCallback(self._told_late, option, description, failures)
+        try:
+            self.core.audit.set_sink(audit_log_of(self.settings))
+            self.tcpd.listen_on(wanted_by(self.settings), self._told_late)
+        except ListenError as e:
+            self._give_up(str(e))
+        except OSError as e:
+            self._give_up(f"--audit: {e.strerror or e}")
+        self.core.reload = Reload(self.core, self.broker, self.tcpd)
 
-    def _listeners(self) -> list[tuple[str, str, str | None]]:
-        """Return option, endpoint and published service of everything that remote callers reach."""
-        listeners: list[tuple[str, str, str | None]] = [("--tcpd", text, None) for text in self.settings.tcpd]
-        listeners += [(f"--publish {name}", text, name) for name, text in self.settings.publish]
-        return listeners
-
-    def _told_late(self, _: object, option: str, description: str, failures: list[Failure]) -> None:
+    def _told_late(self, wanted: Wanted, failure: Failure) -> None:
         """An endpoint that fails only after the start ends the process, loudly."""
-        if failures and self.core is not None:
-            self._log.critical(
-                "{option} {description}: {error}",
-                option=option,
-                description=description,
-                error=failures[0].getErrorMessage(),
-            )
+        if self.core is not None:
+            self._log.critical("{wanted}: {error}", wanted=str(wanted), error=failure.getErrorMessage())
             self.core.reactor.stop()
 
     def _give_up(self, reason: str) -> None:
@@ -147,6 +140,12 @@ def _stop_cleanly_on_sigterm(reactor: Any) -> None:
     """Make SIGTERM an ordinary stop with exit status 0; twistd would end itself with the signal again."""
     with contextlib.suppress(ValueError):  # not the main thread: then it is somebody else's business
         signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(reactor.stop))
+
+
+def _reload_on_sighup(core: Core) -> None:
+    """Make SIGHUP read the configuration again; the log says what came of it."""
+    with contextlib.suppress(ValueError):
+        signal.signal(signal.SIGHUP, lambda *_: core.reactor.callFromThread(core.reload))
 
 
 def makeService(options: Options) -> IService:

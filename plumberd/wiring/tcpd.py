@@ -9,10 +9,13 @@ import contextlib
 import functools
 import ipaddress
 import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
+from twisted.python.failure import Failure
 
 from plumberd.effects.accept import Acceptor
 from plumberd.effects.dial_tcp import remote_address
@@ -24,6 +27,48 @@ from plumberd.wiring.core import Core
 from plumberd.wiring.inbound import Callers, Inbound, RawInbound
 from plumberd.wiring.inbound_transport import TransportInbound
 from plumberd.wiring.listening import is_plain, raw_socket, server_from_string
+from plumberd.wiring.settings import Settings
+
+
+class ListenError(Exception):
+    """An endpoint cannot be listened on; the message names its option, the endpoint and why."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An endpoint to listen on.
+
+    :ivar published: the one service of a plain listener, whose callers name none.
+    """
+
+    description: str
+    published: str | None = None
+
+    def __str__(self) -> str:
+        """As the option says it."""
+        option = "--tcpd" if self.published is None else f"--publish {self.published}"
+        return f"{option} {self.description}"
+
+
+def wanted_by(settings: Settings) -> list[Wanted]:
+    """Return everything that remote callers are to reach."""
+    return [
+        *(Wanted(description) for description in settings.tcpd),
+        *(Wanted(description, name) for name, description in settings.publish),
+    ]
+
+
+@dataclass
+class _Listening:
+    wanted: Wanted
+    port: IListeningPort
+    acceptor: Acceptor | None = None
+
+    def stop(self) -> Deferred[Any]:
+        """Listen no more; who has been accepted goes on."""
+        if self.acceptor is not None:
+            self.acceptor.stop()
+        return Deferred.fromCoroutine(_stop(self.port))
 
 
 class Tcpd:
@@ -31,69 +76,100 @@ class Tcpd:
 
     def __init__(self, core: Core) -> None:
         self.core = core
-        self._callers = Callers(core)
-        self._callers.is_here = self._is_here
-        self._listening: list[tuple[IListeningPort, str | None]] = []
-        self._acceptors: list[Acceptor] = []
+        self.callers = Callers(core)
+        self.callers.is_here = self._is_here
+        self._listening: list[_Listening] = []
 
     @property
     def peers(self) -> set[Inbound]:
         """Who has not been let in yet."""
-        return self._callers.peers
+        return self.callers.peers
 
     @property
     def ports(self) -> tuple[IListeningPort, ...]:
         """The ports that are listened on."""
-        return tuple(port for port, _ in self._listening)
+        return tuple(listening.port for listening in self._listening)
 
     @property
     def addresses(self) -> list[str]:
         """Where it listens, for people."""
-        return [
-            f"{f'publishes {name}' if name else 'tcpd'} on {_show(port.getHost())}" for port, name in self._listening
-        ]
+        found = []
+        for listening in self._listening:
+            name = listening.wanted.published
+            found.append(f"{f'publishes {name}' if name else 'tcpd'} on {_show(listening.port.getHost())}")
+        return found
 
-    def listen(self, description: str, published: str | None = None) -> Deferred[None]:
+    def listen(self, wanted: Wanted) -> Deferred[None]:
         """Listen on one endpoint; accepting begins at once.
-
-        :param published: the one service of a plain listener, whose callers name none.
 
         The Deferred fails as the endpoint's does.
         """
-        plain = is_plain(description)
-        endpoint = server_from_string(self.core.reactor, description)
-        factory = HalfFactory(_refuse_protocol if plain else lambda: TransportInbound(self._callers, published).half)
+        plain = is_plain(wanted.description)
+        endpoint = server_from_string(self.core.reactor, wanted.description)
+        published = wanted.published
+        factory = HalfFactory(_refuse_protocol if plain else lambda: TransportInbound(self.callers, published).half)
 
         def listening(port: IListeningPort) -> None:
-            self._listening.append((port, published))
+            one = _Listening(wanted, port)
+            self._listening.append(one)
             path = getattr(port.getHost(), "name", None)
             if path is not None:  # a UNIX socket in the run directory would look like a service
                 with contextlib.suppress(OSError, ValueError):
                     self.core.own.add(identity(path))
             if plain:
                 take = functools.partial(self._accepted, published)
-                acceptor = Acceptor(self.core.poll, self.core.reactor, raw_socket(port), take)
-                self._acceptors.append(acceptor)
-                acceptor.start()
+                one.acceptor = Acceptor(self.core.poll, self.core.reactor, raw_socket(port), take)
+                one.acceptor.start()
 
         done: Deferred[None] = endpoint.listen(cast(Any, factory)).addCallback(listening)
         return done
 
+    def listen_on(self, wanted: Sequence[Wanted], late: Callable[[Wanted, Failure], None]) -> None:
+        """Listen on just these endpoints: on new ones first, and if all of them can be, no more on the others.
+
+        :param late: told of an endpoint that fails only afterwards.
+        :raises ListenError: one cannot be listened on; everything is as it was.
+        """
+        before = list(self._listening)
+        known = [listening.wanted for listening in before]
+        try:
+            for one in wanted:
+                if one in known:
+                    known.remove(one)
+                else:
+                    self._begin(one, late)
+        except ListenError:
+            self._stop_all([listening for listening in self._listening if listening not in before])
+            raise
+        self._stop_all([listening for listening in before if listening.wanted not in wanted])
+
+    def reconfigure(self) -> None:
+        """Take the limits that are in force now."""
+        self.callers.reconfigure()
+
     def stop(self) -> list[Deferred[Any]]:
         """Stop listening and drop who has not been let in; return what is still closing."""
-        for acceptor in self._acceptors:
-            acceptor.stop()
-        self._acceptors.clear()
-        closing = [Deferred.fromCoroutine(_stop(port)) for port, _ in self._listening]
-        self._listening.clear()
-        self._callers.close()
+        closing = self._stop_all(list(self._listening))
+        self.callers.close()
         return closing
+
+    def _begin(self, wanted: Wanted, late: Callable[[Wanted, Failure], None]) -> None:
+        failures: list[Failure] = []
+        listening = self.listen(wanted).addErrback(failures.append)
+        if failures:  # tcp and unix endpoints tell at once
+            raise ListenError(f"{wanted}: {failures[0].getErrorMessage()}")
+        listening.addCallback(lambda _: late(wanted, failures[0]) if failures else None)
+
+    def _stop_all(self, which: Sequence[_Listening]) -> list[Deferred[Any]]:
+        for listening in which:
+            self._listening.remove(listening)
+        return [listening.stop() for listening in which]
 
     def _is_here(self, address: IPAddress, port: int) -> bool:
         """Tell whether the handshake is listened for at that address and port."""
-        for listening, published in self._listening:
-            host: Any = listening.getHost()
-            if published is None and getattr(host, "port", None) == port:
+        for listening in self._listening:
+            host: Any = listening.port.getHost()
+            if listening.wanted.published is None and getattr(host, "port", None) == port:
                 here = ipaddress.ip_address(host.host)
                 if here == address or (here.is_unspecified and address in self.core.addresses):
                     return True
@@ -109,7 +185,7 @@ class Tcpd:
                 sock.close()
                 return
             who = RemoteWho("tcp", address, port)
-        RawInbound(self._callers, who, sock, published).start()
+        RawInbound(self.callers, who, sock, published).start()
 
 
 def _refuse_protocol() -> Half | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from plumberd.pure.pairs import Pairs
 from plumberd.pure.refusals import Refusal
@@ -28,6 +28,7 @@ class Request:
     :ivar pairs: the lookup's own routes.
     :ivar uri: the address of a lookup that names no service.
     :ivar ident: the client's own mark, echoed in the answer.
+    :ivar members: what other operations bring, each of the type that the dialect has checked.
     """
 
     op: str
@@ -35,6 +36,7 @@ class Request:
     pairs: Pairs = field(default_factory=Pairs)
     uri: str | None = field(default=None, repr=False)
     ident: str | int | None = None
+    members: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,15 @@ MESSAGE_BYTES = 65536
 IDENT_CHARS = 128
 """Longest ``id``; it is echoed, and an answer must stay small."""
 
+MOST_AS = 32
+"""Most words that say as whom something is to be explained."""
+
 OPS: dict[str, frozenset[str]] = {
     "lookup": frozenset(("service", "routes", "uri")),
     "status": frozenset(),
+    "explain": frozenset(("direction", "service", "routes", "uri", "peer", "as")),
+    "why": frozenset(("service",)),
+    "reload": frozenset(),
 }
 """Every operation with its own members; ``op`` and ``id`` belong to all."""
 
@@ -94,7 +100,7 @@ def _request(message: dict[str, Any], ident: str | int | None) -> Request:
         allowed = ", ".join(sorted(OPS[op])) or "no member of its own"
         raise _bad(f"a member that {op} does not know; it knows {allowed}")
     if op != "lookup":
-        return Request(op, ident=ident)
+        return Request(op, ident=ident, members=_members(message))
     service, routes, uri = (_text(message, key) for key in ("service", "routes", "uri"))
     if service is not None:
         if uri is not None:
@@ -104,6 +110,18 @@ def _request(message: dict[str, Any], ident: str | int | None) -> Request:
     if uri is None or routes is not None:
         raise _bad("wanted service (with routes) or uri alone")
     return Request(op, uri=uri, ident=ident)
+
+
+def _members(message: dict[str, Any]) -> dict[str, Any]:
+    """Return an operation's own members; all are strings, but ``as``, which is a list of them."""
+    members = {key: value for key, value in message.items() if key not in ("op", "id") and value is not None}
+    for key, value in members.items():
+        if key == "as":
+            if not isinstance(value, list) or not all(isinstance(word, str) for word in value) or len(value) > MOST_AS:
+                raise _bad(f"as: wanted a list of at most {MOST_AS} strings")
+        else:
+            _text(message, key)
+    return members
 
 
 def _text(message: dict[str, Any], key: str) -> str | None:

@@ -1,0 +1,159 @@
+"""What the native socket answers besides lookups, and who may ask for it."""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from plumberd.effects.conversation import Conversation
+from plumberd.effects.credentials import Sender
+from plumberd.pure.admission import FairQueue
+from plumberd.pure.dialects import Request
+from plumberd.pure.dialects.native import MESSAGE_BYTES, answer
+from plumberd.pure.policy.explain import Answer
+from plumberd.pure.refusals import Refusal, Refused
+from plumberd.pure.who import LocalWho
+from plumberd.wiring.core import Core
+from plumberd.wiring.explaining import Explaining, asked_of, explaining, subject_as
+from plumberd.wiring.status import about_client, about_everything
+
+STEPS_BYTES = MESSAGE_BYTES - 8192
+"""What the steps of an explanation may take of an answer; of longer ones the rules that did not match are left out."""
+
+
+class Right(enum.Enum):
+    """Who may ask for an operation."""
+
+    EVERYBODY = "every client, confined ones too"
+    ADMITTED = "every client that is not confined, about itself"
+    ADMIN = "root, the broker's own user, and the admin group"
+
+
+RIGHTS = {
+    "lookup": Right.EVERYBODY,
+    "status": Right.ADMITTED,
+    "explain": Right.ADMITTED,
+    "why": Right.ADMITTED,
+    "reload": Right.ADMIN,
+}
+"""Every operation; `status` and `explain` tell an administrator more."""
+
+
+class Desk(Protocol):
+    """What operations ask the broker for."""
+
+    lookups: FairQueue[int, Any]
+    unread: FairQueue[int, Any]
+
+    @property
+    def paths(self) -> tuple[str, ...]: ...
+    @property
+    def conversations(self) -> int: ...
+
+    def connections_of(self, uid: int) -> int:
+        """How many connections a user has to the broker's sockets."""
+
+
+class Operations:
+    """Answers one request at a time for each conversation; what it does for one that ends is cancelled."""
+
+    def __init__(self, core: Core, desk: Desk) -> None:
+        self._core = core
+        self._desk = desk
+        self._resolving: dict[Conversation, Any] = {}
+        self._run: dict[str, Callable[[Conversation, Request, LocalWho], None]] = {
+            "status": self._status,
+            "explain": self._explain,
+            "why": self._why,
+            "reload": self._reload,
+        }
+
+    def perform(self, conversation: Conversation, request: Request, maker: Sender, sender: Sender | None) -> None:
+        """Answer *request*, now or when a name is resolved.
+
+        :raises Refused: who asks may not, or what is asked makes no sense; nothing was answered then.
+        """
+        try:
+            who = self._core.inspector.who(conversation.sock, maker, sender)
+        except OSError as e:
+            raise Refused(Refusal.BUSY, f"who asks? {e.strerror}") from None
+        self._check(RIGHTS[request.op], request.op, who)
+        self._run[request.op](conversation, request, who)
+
+    def gone(self, conversation: Conversation) -> None:
+        """The client hung up: nobody waits for the name any more."""
+        resolution = self._resolving.pop(conversation, None)
+        if resolution is not None:
+            resolution.cancel()
+
+    def is_admin(self, who: LocalWho) -> bool:
+        """Tell whether *who* may see and change everything; nobody confined may."""
+        if who.confined:
+            return False
+        admin_gid = self._core.settings.admin_gid
+        return who.uid in (0, os.geteuid()) or (admin_gid is not None and admin_gid in (who.gid, *who.groups))
+
+    def _check(self, right: Right, what: str, who: LocalWho) -> None:
+        if right is not Right.EVERYBODY and who.confined:
+            raise Refused(Refusal.DENIED, f"a confined client may look up, no more ({who.confined})")
+        if right is Right.ADMIN and not self.is_admin(who):
+            raise Refused(Refusal.DENIED, f"{what} is for {Right.ADMIN.value}")
+
+    # -- the operations
+
+    def _status(self, conversation: Conversation, request: Request, who: LocalWho) -> None:
+        members = {"ok": True, **about_client(self._core, who, self._desk.connections_of(who.uid))}
+        if self.is_admin(who):
+            members.update(about_everything(self._core, self._desk))
+        conversation.answer(answer(request.ident, members))
+
+    def _explain(self, conversation: Conversation, request: Request, who: LocalWho) -> None:
+        asked = asked_of(request.members)
+        words = request.members.get("as", ())
+        described = bool(words) or asked.peer is not None or asked.direction.value == "in"
+        if described:
+            self._check(Right.ADMIN, "to explain as somebody else", who)
+            subject, text = subject_as(words, asked)
+        else:
+            subject, text = who.subject, str(who)
+        steps = explaining(self._core, asked, subject, text, None if described else who)
+        self._go_on(conversation, request, who, steps, None)
+
+    def _go_on(
+        self, conversation: Conversation, request: Request, who: LocalWho, steps: Explaining, found: Answer | None
+    ) -> None:
+        self._resolving.pop(conversation, None)
+        try:
+            name = next(steps) if found is None else steps.send(found)
+        except StopIteration as done:
+            conversation.answer(answer(request.ident, _fitted({"ok": True, **done.value.members})))
+            return
+        resolve = self._core.resolver.resolve
+        self._resolving[conversation] = resolve(
+            name, f"uid {who.uid}", lambda result: self._go_on(conversation, request, who, steps, result)
+        )
+
+    def _why(self, conversation: Conversation, request: Request, who: LocalWho) -> None:
+        refusals = self._core.audit.refusals_of(who.uid, request.members.get("service"))
+        conversation.answer(answer(request.ident, {"ok": True, "refusals": refusals}))
+
+    def _reload(self, conversation: Conversation, request: Request, who: LocalWho) -> None:
+        conversation.answer(answer(request.ident, self._core.reload()))
+
+
+def _fitted(members: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what did not match, beginning with the first, until the answer is short enough."""
+    steps: list[dict[str, Any]] = members["steps"]
+    left_out = 0
+    while len(answer(None, {**members, "steps": steps})) > STEPS_BYTES:
+        at = next((n for n, step in enumerate(steps) if step.get("matches") == "no"), None)
+        if at is None:
+            return {**members, "steps": steps[:1]}
+        steps = [*steps[:at], *steps[at + 1 :]]
+        left_out += 1
+    if left_out:
+        text = f"{left_out} more were tried, and do not match"
+        steps = [steps[0], {"step": "rules", "text": text}, *steps[1:]]
+    return {**members, "steps": steps}

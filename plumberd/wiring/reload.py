@@ -1,0 +1,117 @@
+"""Read the configuration again: whole, or not at all.
+
+Everything that can fail comes first: reading, the audit log, the listeners. Then
+the new settings are in force at once. Connections that are made stay; what is
+under way is decided again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from plumberd.effects.auditlog import JOURNAL_SOCKET, AuditLog, open_audit_log
+from plumberd.pure.refusals import Refusal
+from plumberd.wiring.announce import announcement
+from plumberd.wiring.assemble import reread
+from plumberd.wiring.broker import Broker
+from plumberd.wiring.changes import changes
+from plumberd.wiring.core import Core
+from plumberd.wiring.mistakes import ConfigurationError, Mistake
+from plumberd.wiring.settings import Settings
+from plumberd.wiring.tcpd import ListenError, Tcpd, Wanted, wanted_by
+
+_log = Logger("plumberd")
+
+WARNING = "warning: "
+"""How the lines of an announcement begin that tell a doubt."""
+
+
+def audit_log_of(settings: Settings) -> AuditLog | None:
+    """Open the audit log that *settings* want, if any.
+
+    :raises OSError: a sentence that says what is in the way.
+    """
+    if settings.audit_file is None and not settings.audit_journal:
+        return None
+    return open_audit_log(settings.audit_file, JOURNAL_SOCKET if settings.audit_journal else None)
+
+
+class Reload:
+    """Reads the configuration of one running service again, each time it is called."""
+
+    def __init__(self, core: Core, broker: Broker, tcpd: Tcpd, read: Callable[[Settings], Settings] | None = None):
+        """*read* returns the next settings, or raises :exc:`ConfigurationError`."""
+        self._core = core
+        self._broker = broker
+        self._tcpd = tcpd
+        self._read = read or (lambda old: reread(old.source, old.generation + 1))
+
+    def __call__(self) -> dict[str, Any]:
+        """Read it, and return the answer of the op ``reload``; the log says the same."""
+        old = self._core.settings
+        try:
+            new = self._read(old)
+            lines = self._put_in_force(old, new)
+        except ConfigurationError as e:
+            return self._refused(e.mistakes)
+        for line in lines or ("nothing has changed",):
+            _log.info("reloaded: {line}", line=line)
+        warnings = [line.removeprefix(WARNING) for line in self._announced(new) if line.startswith(WARNING)]
+        for warning in warnings:
+            _log.warn("warning: {line}", line=warning)
+        return {"ok": True, "generation": self._core.generation, "changes": list(lines), "warnings": warnings}
+
+    def _put_in_force(self, old: Settings, new: Settings) -> Sequence[str]:
+        found = changes(old, new)
+        where = new.config or "the command line"
+        if found.needs_restart:
+            why = "it cannot change while plumberd runs: start it anew"
+            raise ConfigurationError([Mistake(where, key, why) for key in found.needs_restart])
+        is_new_log = (old.audit_file, old.audit_journal) != (new.audit_file, new.audit_journal)
+        log: AuditLog | None = None
+        try:
+            if is_new_log:
+                log = audit_log_of(new)
+            self._tcpd.listen_on(wanted_by(new), self._late)
+        except ListenError as e:
+            if log is not None:
+                log.close(0)
+            raise ConfigurationError([Mistake(where, "listen", str(e))]) from None
+        except OSError as e:
+            raise ConfigurationError([Mistake(where, "audit", e.strerror or str(e))]) from None
+        if is_new_log:
+            self._core.audit.set_sink(log)
+        else:
+            self._core.audit.reopen()
+        self._core.reconfigure(new)
+        self._broker.reconfigure()
+        self._tcpd.reconfigure()
+        return found.lines
+
+    def _announced(self, settings: Settings) -> list[str]:
+        core = self._core
+        has_pidfds, addresses = core.inspector.has_pidfds, self._tcpd.addresses
+        return announcement(settings, core.powers, has_pidfds=has_pidfds, addresses=addresses)
+
+    def _refused(self, mistakes: Sequence[Mistake]) -> dict[str, Any]:
+        for mistake in mistakes:
+            _log.error("not reloaded: {mistake}", mistake=str(mistake))
+        count = f"{len(mistakes)} mistake{'s' if len(mistakes) != 1 else ''}"
+        shown = [{"file": m.file, "key": m.key, "text": m.text, "line": m.line} for m in mistakes[:MOST_MISTAKES]]
+        return {
+            "ok": False,
+            "error": Refusal.BAD_REQUEST.value,
+            "reason": f"{count}; the configuration in force stays",
+            "mistakes": shown,
+        }
+
+    def _late(self, wanted: Wanted, failure: Failure) -> None:
+        _log.error("{wanted}: {error}", wanted=str(wanted), error=failure.getErrorMessage())
+
+
+MOST_MISTAKES = 100
+"""So many are told in an answer, which has a limit; the log has all of them."""
