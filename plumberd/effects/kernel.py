@@ -13,6 +13,7 @@ import struct
 import termios
 
 SO_PEERPIDFD = 77  # Linux 6.5
+SO_COOKIE = 57  # Linux 4.12
 SO_PEERGROUPS = 59  # Linux 4.13
 SO_NETNS_COOKIE = 71  # Linux 5.14
 SO_PASSRIGHTS = 83  # Linux 6.16
