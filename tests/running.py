@@ -10,6 +10,7 @@ from typing import Any
 from plumberd.effects.audit import Outcome
 from plumberd.pure.limits import Limits
 from plumberd.pure.policy.decide import DEFAULTS, Policy
+from plumberd.pure.policy.route import Choice, Table, Target
 from plumberd.pure.policy.rule import parse_rule
 from plumberd.wiring.service import PlumberdService
 from plumberd.wiring.settings import Settings
@@ -120,6 +121,11 @@ class RunningTestCase(CleanTestCase):
                 )
             )
         )
+
+
+def leading(**targets: Target) -> Table:
+    """Return the table in which each name leads to one target, for everybody."""
+    return {name: (Choice((target,)),) for name, target in targets.items()}
 
 
 def echo(sock: socket.socket) -> None:

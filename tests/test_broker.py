@@ -13,7 +13,7 @@ from plumberd.pure.limits import Limits
 from plumberd.pure.modes import Mode
 from plumberd.wiring.broker import Broker
 from plumberd.wiring.service import PlumberdService
-from tests.running import RunningTestCase
+from tests.running import RunningTestCase, leading
 from tests.support import (
     DEADLINE_SECONDS,
     dial,
@@ -171,7 +171,7 @@ class TwoBrokers(RunningTestCase):
         from plumberd.pure.policy.route import Routes, parse_redirect
 
         target = parse_redirect("authd", f"tcp://127.0.0.1:{self.tcpd_port(far)}/authd")
-        near = self.run_broker(routes=Routes({"authd": target}))
+        near = self.run_broker(routes=Routes(leading(authd=target)))
         self.serve(far.settings.rundir, "authd")
         self.serve(near.settings.rundir, "authd", lambda sock: sock.sendall(b"the local one"))
         sock = self.owned(await in_thread(zig_ok, near.settings.rundir, b"authd"))

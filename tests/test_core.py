@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import resource
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -15,7 +16,10 @@ from plumberd.effects.resolve import Resolver
 from plumberd.pure.limits import Limits
 from plumberd.pure.modes import Mode
 from plumberd.pure.policy.decide import Policy, Question
-from plumberd.pure.policy.rule import Destination, Direction, parse_rule
+from plumberd.pure.policy.direction import Direction
+from plumberd.pure.policy.peer import Destination
+from plumberd.pure.policy.rule import parse_rule
+from plumberd.pure.policy.subject import Standing, Subject
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import IPAddress
 from plumberd.pure.who import LocalWho
@@ -26,8 +30,6 @@ from tests.children import ChildTestCase, needs_root
 from tests.support import in_thread, read_all, real_reactor, until
 
 ONE, TWO = (ipaddress.ip_address(a) for a in ("192.0.2.1", "192.0.2.2"))
-CONFINED = LocalWho(1, 1, (), 1, confined="in a test")
-UNCONFINED = LocalWho(1, 1, (), 1)
 
 
 class CoreTestCase(ChildTestCase):
@@ -97,27 +99,99 @@ class Decisions(CoreTestCase):
 
     def test_they_are_those_of_the_policy(self) -> None:
         core = self.make(policy=Policy((parse_rule("deny out pong any"),)))
-        self.assertIs(core.decide(core.settings.policy, self.question()).granted, False)
-        self.assertIs(core.decide(core.settings.policy, self.question("ping")).granted, True)
+        self.assertIs(core.decide(self.question()).granted, False)
+        self.assertIs(core.decide(self.question("ping")).granted, True)
 
     def test_the_same_question_is_decided_once(self) -> None:
         core = self.make()
-        first = core.decide(core.settings.policy, self.question())
-        self.assertIs(core.decide(core.settings.policy, self.question()), first)
+        first = core.decide(self.question())
+        self.assertIs(core.decide(self.question()), first)
 
-    def test_another_policys_are_not_remembered(self) -> None:
+    def test_none_outlives_the_settings_that_it_was_made_under(self) -> None:
         core = self.make()
-        core.decide(core.settings.policy, self.question())
-        other = Policy((parse_rule("deny out pong any"),))
-        self.assertIs(core.decide(other, self.question()).granted, False)
-        self.assertIs(core.decide(core.settings.policy, self.question()).granted, True)
+        generation = core.generation
+        self.assertIs(core.decide(self.question()).granted, True)
+        core.reconfigure(replace(core.settings, policy=Policy((parse_rule("deny out pong any"),))))
+        self.assertIs(core.decide(self.question()).granted, False)
+        self.assertGreater(core.generation, generation)
 
     def test_no_more_are_remembered_than_so_many(self) -> None:
         self.patch(core_module, "DECISIONS", 2)
         core = self.make()
         for service in ("a", "b", "c"):
-            core.decide(core.settings.policy, self.question(service))
+            core.decide(self.question(service))
         self.assertLessEqual(len(core._decisions), 2)
+
+
+class InForce(CoreTestCase):
+    """What settings say holds from the moment they are put in force."""
+
+    def test_the_limits(self) -> None:
+        core = self.make()
+        limits = Limits(connect_seconds=3.0, handshake_seconds=2.0, relays=5, relays_per_peer=2)
+        core.reconfigure(replace(core.settings, limits=limits, service_uids=frozenset((4321,))))
+        self.assertEqual((core.connect_deadline.seconds, core.patience.seconds), (3.0, 2.0))
+        self.assertEqual((core.relay_places.total, core.relay_places.per_key), (5, 2))
+        self.assertIn(4321, core.services.trusted_uids)
+
+    def test_cgroups_are_read_when_a_rule_asks_for_a_unit(self) -> None:
+        core = self.make()
+        before = core.inspector.tell_cgroup
+        core.reconfigure(replace(core.settings, policy=Policy((parse_rule("allow out any any for unit:ci.service"),))))
+        self.assertEqual((core.inspector.tell_cgroup, before or core.inspector.tell_cgroup), (True, True))
+
+    def test_all_clients_are_one_to_rules_that_speak_of_none(self) -> None:
+        core = self.make()
+        one, other = LocalWho(1, 1, (), 1), LocalWho(2, 2, (), 2)
+        self.assertEqual(core.subject_of(one), core.subject_of(other))
+        core.reconfigure(replace(core.settings, policy=Policy((parse_rule("allow out any any for uid:1"),))))
+        self.assertNotEqual(core.subject_of(one), core.subject_of(other))
+        self.assertEqual(core.subject_of(replace(one, confined="in a test")).standing, Standing.CONFINED)
+
+
+class AuditOnly(CoreTestCase):
+    """For a time, what would be refused is granted."""
+
+    question = Question(Direction.OUT, "pong", Destination("tcp", None, (ONE,), 9000))
+    denying = Policy((parse_rule("deny out any any"),))
+
+    def answers(self, core: Core) -> tuple[bool | None, str]:
+        verdict = core.decide(self.question)
+        return verdict.granted, verdict.would
+
+    def test_it_ends_by_itself_and_decisions_are_made_anew(self) -> None:
+        clock = Clock()
+        core = self.make(policy=self.denying)
+        core.reactor = clock
+        core.reconfigure(replace(core.settings, audit_only_seconds=60))
+        generation = core.generation
+        self.assertEqual(self.answers(core), (True, "denied"))
+        clock.advance(59)
+        self.assertEqual(self.answers(core), (True, "denied"))
+        clock.advance(1)
+        self.assertEqual(self.answers(core), (False, ""))
+        self.assertGreater(core.generation, generation)
+        core.reactor = real_reactor
+
+    def test_a_reload_that_says_the_same_neither_prolongs_nor_ends_it(self) -> None:
+        clock = Clock()
+        core = self.make(policy=self.denying)
+        core.reactor = clock
+        core.reconfigure(replace(core.settings, audit_only_seconds=60))
+        clock.advance(50)
+        core.reconfigure(replace(core.settings, generation=2))
+        self.assertEqual(self.answers(core), (True, "denied"))
+        clock.advance(10)
+        self.assertEqual(self.answers(core), (False, ""))
+        core.reconfigure(replace(core.settings, generation=3))
+        self.assertEqual(self.answers(core), (False, ""))
+        core.reactor = real_reactor
+
+    def test_a_reload_without_it_ends_it(self) -> None:
+        core = self.make(policy=self.denying, audit_only_seconds=60)
+        self.assertEqual(self.answers(core), (True, "denied"))
+        core.reconfigure(replace(core.settings, audit_only_seconds=0))
+        self.assertEqual(self.answers(core), (False, ""))
 
 
 class OwnAddresses(CoreTestCase):
@@ -135,11 +209,18 @@ class OwnAddresses(CoreTestCase):
         return self.now
 
     def judged_by(self, core: Core) -> frozenset[IPAddress]:
-        return core.policy_for(CONFINED).own_addresses
+        return core.refreshed_policy().own_addresses
 
-    def test_for_who_is_not_confined_the_policy_is_as_it_is(self) -> None:
-        core = self.make()
-        self.assertIs(core.policy_for(UNCONFINED), core.settings.policy)
+    def test_a_confined_client_is_judged_by_what_there_is_when_it_asks(self) -> None:
+        core = self.make(policy=Policy((parse_rule("allow out any tcp:any"),)))
+        core.reactor = clock = Clock()
+        to = Destination("tcp", None, (TWO,), 80)
+        question = Question(Direction.OUT, "pong", to, Subject(Standing.CONFINED))
+        self.assertIs(core.decide(question).granted, True)
+        self.now = frozenset((TWO,))
+        clock.advance(2 * OWN_ADDRESSES_SECONDS)
+        self.assertIs(core.decide(question).granted, False)
+        core.reactor = real_reactor
 
     def test_those_of_the_start_count_as_well(self) -> None:
         core = self.make(policy=Policy(own_addresses=frozenset((TWO,))))

@@ -12,6 +12,7 @@ from typing import Any
 
 from plumberd.effects import credentials
 from plumberd.effects.credentials import Inspector, Sender, maker_of, sender_of
+from plumberd.pure.policy.subject import parse_cgroup
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.who import LocalWho
 from tests.children import Child, ChildTestCase, needs_root
@@ -74,9 +75,14 @@ class NotConfined(InspectorTestCase):
         client = self.owned(socket.socket(socket.AF_UNIX))
         client.connect(self.path)
         client.sendall(b"?")
+        with open("/proc/self/cgroup", "rb") as file:
+            cgroup = parse_cgroup(file.read())
+        self.assertIsNotNone(cgroup)
         self.assertEqual(
             self.inspector.who(*self.receive()),
-            LocalWho(os.geteuid(), os.getegid(), tuple(os.getgroups()), os.getpid(), "", same_cgroup=True),
+            LocalWho(
+                os.geteuid(), os.getegid(), tuple(os.getgroups()), os.getpid(), "", same_cgroup=True, cgroup=cgroup
+            ),
         )
 
     async def test_another_process_of_this_user(self) -> None:

@@ -12,7 +12,7 @@ from plumberd.effects.kernel import unread_bytes
 from plumberd.pure.limits import Limits
 from plumberd.pure.policy.route import Routes
 from plumberd.wiring.service import PlumberdService
-from tests.running import RunningTestCase
+from tests.running import RunningTestCase, leading
 from tests.support import in_thread, is_reset, read_all, read_exactly, until
 
 PLAIN = "tcp:0:interface=127.0.0.1"
@@ -131,7 +131,7 @@ class Callers(TcpdTestCase):
     peer_address = "127.0.0.1"
 
     async def test_a_redirect_leads_to_another_local_service(self) -> None:
-        service = self.run_tcpd("allow in pong any", routes=Routes({"pong": "pong-next"}))
+        service = self.run_tcpd("allow in pong any", routes=Routes(leading(pong="pong-next")))
         self.serve(service.settings.rundir, "pong-next", lambda sock: sock.sendall(b"next"))
         sock = await self.ask(service, b"pong")
         self.assertEqual(await in_thread(read_all, sock), b"next")

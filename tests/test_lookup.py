@@ -15,7 +15,7 @@ from plumberd.pure.modes import Mode
 from plumberd.pure.policy.route import Routes, parse_route
 from plumberd.pure.refusals import Refused
 from plumberd.wiring.service import PlumberdService
-from tests.running import RunningTestCase
+from tests.running import RunningTestCase, leading
 from tests.support import dial, in_thread, native_ask, native_lookup, read_all, read_exactly, until
 
 
@@ -97,7 +97,7 @@ class EndpointRoutes(RunningTestCase):
     """Administrator's routes that are Twisted client endpoint strings."""
 
     def run_with_route(self, endpoint: str, *rules: str, name: str = "web", **settings: Any) -> PlumberdService:
-        return self.run_broker(*rules, routes=Routes({}, {name: parse_route(name, endpoint)}), **settings)
+        return self.run_broker(*rules, routes=Routes({}, leading(**{name: parse_route(name, endpoint)})), **settings)
 
     async def test_a_plain_tcp_string_is_as_good_as_a_uri(self) -> None:
         port = self.serve_tcp()
@@ -184,7 +184,7 @@ class EndpointRoutes(RunningTestCase):
 
 class Local(RunningTestCase):
     async def test_a_local_service_by_its_bare_name_follows_redirects(self) -> None:
-        service = self.run_broker(routes=Routes({"old": "new"}))
+        service = self.run_broker(routes=Routes(leading(old="new")))
         self.serve(service.settings.rundir, "new", lambda sock: sock.sendall(b"new"))
         for uri in ("unix:///old", "unix://old", "old"):
             answer, sock = await in_thread(native_ask, service.settings.rundir, op="lookup", uri=uri)

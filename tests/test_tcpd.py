@@ -6,6 +6,7 @@ import os
 import socket
 
 from plumberd.pure.policy.route import Routes, parse_redirect
+from tests.running import leading
 from tests.support import in_thread, read_all
 from tests.test_inbound import TcpdTestCase
 
@@ -32,11 +33,12 @@ class Plain(TcpdTestCase):
         self.assertEqual(await self.refusal(service, b"alias"), b"no denied")
         self.assertIn("broker itself", self.outcomes[0].reason)
 
-    async def test_a_redirect_that_leaves_the_machine_is_refused_for_callers(self) -> None:
-        routes = Routes({"pong": parse_redirect("pong", "tcp://127.0.0.1:1/pong")})
+    async def test_a_redirect_that_leaves_the_machine_needs_a_rule_of_its_own_for_callers(self) -> None:
+        routes = Routes(leading(pong=parse_redirect("pong", "tcp://127.0.0.1:1/pong")))
         service = self.run_tcpd("allow in any any", routes=routes)
         self.assertEqual(await self.refusal(service, b"pong"), b"no denied")
-        self.assertEqual(self.outcomes[0].verdict, "not-possible")
+        self.assertEqual(self.outcomes[0].verdict, "denied")
+        self.assertIn("needs a rule that names it and its port", self.outcomes[0].reason)
 
     async def test_a_unix_listener_has_no_address_and_only_any_matches(self) -> None:
         path = os.path.join(self.folder(), "tcpd")
