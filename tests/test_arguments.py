@@ -41,6 +41,9 @@ class Grouped(SynchronousTestCase):
             ["--allow=out a any handover=direct for uid:5"],
         ),
         ("who_is_denied", "--deny in a any for user:alice", ["--deny=in a any for user:alice"]),
+        ("who_may_serve", "--allow serve a for user:x --check", ["--allow=serve a for user:x", "--check"]),
+        ("who_may_serve_has_no_peer", "--deny serve * any", ["--deny=serve *", "any"]),
+        ("a_service_called_serve", "--deny in serve any", ["--deny=in serve any"]),
         ("values_that_begin_with_a_dash", "--deny out -x --y", ["--deny=out -x --y"]),
         ("words_left_over_stay_words", "--deny in * bin etc home", ["--deny=in * bin", "etc", "home"]),
         ("for_without_who_stays_a_word", "--allow out a any for", ["--allow=out a any", "for"]),
@@ -79,6 +82,7 @@ class TooFew(SynchronousTestCase):
     @each(
         ("--allow", "--allow: wanted 3 words, in|out SERVICE PEER; found none"),
         ("--deny in pong", "--deny: wanted 3 words, in|out SERVICE PEER; found in pong"),
+        ("--allow serve", "--allow: wanted 2 words, serve SERVICE; found serve"),
         ("--redirect authd", "--redirect: wanted 2 words, SERVICE TARGET; found authd"),
         ("--check --route", "--route: wanted 2 words, SERVICE URI|ENDPOINT; found none"),
     )

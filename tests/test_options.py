@@ -17,7 +17,9 @@ from plumberd import plumb
 from plumberd.pure.dialects import DEFAULT, DIALECTS
 from plumberd.pure.limits import Limits
 from plumberd.pure.modes import Mode
-from plumberd.pure.policy.rule import Direction
+from plumberd.pure.policy.direction import Direction
+from plumberd.pure.policy.route import Choice
+from plumberd.wiring.assemble import reread
 from plumberd.wiring.options import Options
 from plumberd.wiring.settings import Settings
 from tests.tables import each
@@ -102,7 +104,20 @@ class Rules(OptionsTestCase):
         )
 
     def test_the_star_is_any(self) -> None:
-        self.assertEqual(self.rules("--deny in '*' '*'"), ["deny in any any"])
+        (rule,) = self.parse("--deny in '*' '*'").policy.rules
+        self.assertEqual((rule.text, rule.normal), ("deny in * *", "deny in any any"))
+
+    def test_who_asks_and_how_it_is_handed_over_stand_behind_the_three_words(self) -> None:
+        line = f"--allow out pong any for user:{USER.pw_name} for group:{GROUP.gr_name} handover=relayed --rundir /r"
+        (rule,) = self.parse(line).policy.rules
+        self.assertEqual([condition.number for condition in rule.conditions], [USER.pw_uid, GROUP.gr_gid])
+        self.assertIs(rule.handover, Mode.RELAYED)
+
+    def test_who_may_serve_a_name_has_no_peer(self) -> None:
+        line = f"--allow serve pong for user:{USER.pw_name} --deny serve '*' --allow in pong any"
+        self.assertEqual(
+            self.rules(line), [f"allow serve pong for user:{USER.pw_name}", "deny serve *", "allow in pong any"]
+        )
 
     def test_a_hand_over_belongs_to_its_rule(self) -> None:
         (rule,) = self.parse("--allow out web tcp:h.example:80 handover=relayed").policy.rules
@@ -119,7 +134,11 @@ class Rules(OptionsTestCase):
     @each(
         ("--allow in authd", ("--allow", "wanted 3 words", "in authd")),
         ("--deny", ("--deny", "wanted 3 words", "found none")),
-        ("--allow sideways a any", ("--allow", "'sideways'", "in or out")),
+        ("--allow sideways a any", ("--allow", "'sideways'", "in, out or serve")),
+        ("--allow serve", ("--allow", "wanted 2 words", "found serve")),
+        ("--allow serve a for cert:h.example", ("--allow", "cert:h.example", "who serves is local")),
+        ("--allow out a any for user:no-such-user", ("--allow: user:no-such-user", "a user that exists")),
+        ("--allow out a any for alice", ("--allow", "'alice'", "KIND:VALUE")),
         ("--allow in -a any", ("--allow", "'-a'", "is no service")),
         ("--deny in .hidden any", ("--deny", "'.hidden'", "is no service")),
         ("--allow out a -any", ("--allow", "'-any'", "is no peer")),
@@ -129,9 +148,9 @@ class Rules(OptionsTestCase):
         ("--allow in a unix:b", ("--allow", "unix:b")),
         ("--allow out a any handover=strong", ("--allow", "handover=strong", "auto|direct|locked|relayed")),
         ("--deny out a any handover=locked", ("--deny", "handover=locked")),
-        ("--rule 'permit in a any'", ("--rule", "'permit'", "allow or deny")),
-        ("--rule 'allow in a'", ("--rule", "allow|deny in|out SERVICE PEER")),
-        ("--rule ''", ("--rule", "allow|deny in|out SERVICE PEER")),
+        ("--rule 'permit in a any'", ("--rule", "'permit'", "allow, deny or log")),
+        ("--rule 'allow in a'", ("--rule", "allow|deny|log in|out SERVICE PEER")),
+        ("--rule ''", ("--rule", "allow|deny|log in|out SERVICE PEER")),
         ("--rule 'deny in a any b'", ("--rule", "'b'", "write any")),
     )
     def test_a_mistake_in_one(self, line: str, words: tuple[str, ...]) -> None:
@@ -166,21 +185,29 @@ class Defaults(OptionsTestCase):
 
 
 class Targets(OptionsTestCase):
+    def redirects(self, line: str) -> dict[str, str]:
+        return {name: " / ".join(map(str, choices)) for name, choices in self.parse(line).routes.redirects.items()}
+
+    def routes(self, line: str) -> dict[str, str]:
+        return {name: " / ".join(map(str, choices)) for name, choices in self.parse(line).routes.routes.items()}
+
     def test_a_redirect_to_a_name(self) -> None:
-        self.assertEqual(
-            self.parse("--redirect authd nextversion-authd").routes.redirects, {"authd": "nextversion-authd"}
-        )
+        self.assertEqual(self.redirects("--redirect authd nextversion-authd"), {"authd": "nextversion-authd"})
 
     def test_a_route_and_the_route_of_all_others(self) -> None:
-        routes = self.parse("--route a tcp://h.example/b --route '*' 'tls://gw.example/{service}'").routes.routes
         self.assertEqual(
-            {name: str(target) for name, target in routes.items()},
+            self.routes("--route a tcp://h.example/b --route '*' 'tls://gw.example/{service}'"),
             {"a": "tcp://h.example:9000/b", "*": "tls://gw.example/{service}"},
         )
 
+    def test_a_route_that_stands_twice_has_an_alternative(self) -> None:
+        self.assertEqual(
+            self.routes("--route a tcp://h.example --route b tcp://b.example --route a tcp:i.example:80"),
+            {"a": "tcp://h.example:9000 or tcp://i.example:80", "b": "tcp://b.example:9000"},
+        )
+
     def test_an_endpoint_string(self) -> None:
-        routes = self.parse("--route web tls:example.com:443").routes.routes
-        self.assertEqual(str(routes["web"]), "tls endpoint")
+        self.assertEqual(self.routes("--route web tls:example.com:443"), {"web": "tls endpoint"})
 
     def test_a_chain_that_ends(self) -> None:
         redirects = self.parse("--redirect a b --redirect b c --redirect c unix:///d").routes.redirects
@@ -208,7 +235,8 @@ class Targets(OptionsTestCase):
         ("--route a nonsense:h.example:80", ("--route", "a: no client endpoint", "nonsense")),
         ("--route '*' 'nonsense:{service}:80'", ("--route", "*: no client endpoint", "nonsense")),
         ("--route a 'tcp://h.example/{service}'", ("--route", "stands only in the route *")),
-        ("--route a tcp://h --route a tcp://i", ("--route", "'a': wanted each service once")),
+        (" ".join(f"--route a tcp://h{n}" for n in range(17)), ("--route: a: 17 alternatives, at most 16",)),
+        ("--route a tls:h.example:secret@x", ("--route", "a: no client endpoint", "ValueError")),
         ("--route a tls://user:secret@h.example/a", ("--route", "a: a password on the command line shows in ps")),
         (
             "--route '*' 'tls://user:secret@h.example/{service}'",
@@ -250,6 +278,25 @@ class Others(OptionsTestCase):
         settings = self.parse(f"--group {GROUP.gr_name}")
         self.assertEqual((settings.group, settings.gid), (GROUP.gr_name, GROUP.gr_gid))
 
+    def test_a_group_of_administrators(self) -> None:
+        settings = self.parse(f"--admin-group {GROUP.gr_name}")
+        self.assertEqual((settings.admin_group, settings.admin_gid), (GROUP.gr_name, GROUP.gr_gid))
+
+    @each(
+        ("nowhere", "", None, False),
+        ("a file", "--audit a.jsonl", "a.jsonl", False),
+        ("the journal", "--audit journal", None, True),
+        ("both", "--audit journal --audit ./journal", "journal", True),
+    )
+    def test_where_attempts_are_written(self, _: str, line: str, file: str | None, journal: bool) -> None:
+        settings = self.parse(line)
+        self.assertEqual(settings.audit_file, file and os.path.join(os.getcwd(), file))
+        self.assertIs(settings.audit_journal, journal)
+
+    def test_a_time_for_which_refusals_are_granted(self) -> None:
+        self.assertEqual(self.parse("--audit-only 2h").audit_only_seconds, 7200)
+        self.assertEqual(self.parse("").audit_only_seconds, 0)
+
     def test_dialects_in_the_given_order_each_once(self) -> None:
         self.assertEqual(self.parse("--dialects libipc-zig,native,libipc-zig").dialects, ("libipc-zig", "native"))
 
@@ -277,7 +324,16 @@ class Others(OptionsTestCase):
         self.assertEqual(settings.broker_uids, {USER.pw_uid, 4321})
 
     @each(
-        ("--rundir ''", ("--rundir", "''", "a directory")),
+        ("--rundir ''", ("--rundir", "''", "a path")),
+        ("--admin-group no-such-group", ("--admin-group", "'no-such-group'", "a group that exists")),
+        ("--audit ''", ("--audit", "''", "a path")),
+        ("--audit a --audit b", ("--audit", "'b'", "one file, and journal")),
+        ("--audit-only 8d", ("--audit-only", "'8d'", "at most 7d")),
+        ("--audit-only 0s", ("--audit-only", "'0s'", "30s, 10m, 2h or 1d")),
+        ("--audit-only 10", ("--audit-only", "'10'", "30s, 10m, 2h or 1d")),
+        ("--config ''", ("--config", "''", "a path")),
+        ("--config a --config b", ("--config", "wanted once", "can include others")),
+        ("--config /nowhere/plumberd.toml", ("/nowhere/plumberd.toml: No such file or directory",)),
         ("--rundir", ("plumberd: ", "rundir", "argument")),
         ("--nonsense", ("plumberd: ", "--nonsense")),
         ("--check=yes", ("plumberd: ", "--check")),
@@ -312,6 +368,43 @@ class Others(OptionsTestCase):
         message = self.mistake(line)
         for word in words:
             self.assertIn(word, message)
+
+
+class WithConfiguration(OptionsTestCase):
+    """What the file says, and what the options add to it."""
+
+    def write(self, text: str) -> str:
+        """Write a configuration into this test's folder; return its path."""
+        path = self.mktemp()
+        os.makedirs(path)
+        with open(os.path.join(path, "plumberd.toml"), "w", encoding="utf-8") as file:
+            file.write(text)
+        return os.path.join(path, "plumberd.toml")
+
+    def test_the_rules_of_the_options_stand_before_the_files(self) -> None:
+        path = self.write("rules = ['deny in any any']")
+        rules = self.parse(f"--allow in a any --config {path} --allow in b any").policy.rules
+        self.assertEqual([str(rule) for rule in rules], ["allow in a any", "allow in b any", "deny in any any"])
+        self.assertEqual([rule.source for rule in rules], ["--allow", "--allow", f"{path}:1"])
+
+    def test_all_mistakes_of_the_file_are_told_one_a_line(self) -> None:
+        path = self.write("rules = [\n'allow in a',\n]\nrundirs = '/r'\n[limits]\nrelays = '5'\n")
+        with self.assertRaises(SystemExit) as raised:
+            self.parse(f"--config {path}")
+        lines = str(raised.exception.code).splitlines()
+        self.assertEqual(
+            [line.removeprefix(path)[:20] for line in lines],
+            [":2: rules[0]: 'allow", ": limits.relays: '5'", ": rundirs: no such k"],
+        )
+
+    def test_the_settings_can_be_read_again_from_what_they_come_from(self) -> None:
+        path = self.write("rundir = '/a'")
+        settings = self.parse(f"--config {path} --limit relays=7")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("rundir = '/b'")
+        again = reread(settings.source, 2)
+        self.assertEqual((again.rundir, again.limits.relays, again.generation), ("/b", 7, 2))
+        self.assertEqual((settings.config, again.config), (path, path))
 
 
 class Checking(OptionsTestCase):
@@ -349,12 +442,12 @@ class DocumentedLines(OptionsTestCase):
     def test_the_first(self) -> None:
         self.assertEqual(
             self.rules("--allow in authd tls:example.com --deny in '*' '*' --allow out pong tls:pong.example.com:9000"),
-            ["allow in authd tls:example.com", "deny in any any", "allow out pong tls:pong.example.com:9000"],
+            ["allow in authd tls:example.com", "deny in * *", "allow out pong tls:pong.example.com:9000"],
         )
 
     def test_the_second(self) -> None:
         redirects = self.parse("--redirect authd nextversion-authd").routes.redirects
-        self.assertEqual(redirects, {"authd": "nextversion-authd"})
+        self.assertEqual(redirects, {"authd": (Choice(("nextversion-authd",)),)})
 
     def test_the_third(self) -> None:
         # IPC_NETWORKD="authd tls://user@passwd:example.com:9000/authd" plumb connect authd

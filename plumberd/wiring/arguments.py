@@ -21,6 +21,9 @@ WORDS = {
 _WITH_TAIL = ("--allow", "--deny")
 """After these, `for WHO` and `handover=MODE` still belong to the option."""
 
+_SERVE = ("serve", "SERVICE")
+"""The words of a rule about who may serve a name: it has no PEER."""
+
 
 class ArgumentError(ValueError):
     """An option has too few words."""
@@ -40,6 +43,8 @@ def group(words: Sequence[str]) -> list[str]:
         if wanted is None:
             grouped.append(word)
             continue
+        if word in _WITH_TAIL and words[at : at + 1] == ["serve"]:
+            wanted = _SERVE
         found = list(words[at : at + len(wanted)])
         if len(found) < len(wanted):
             raise ArgumentError(

@@ -1,0 +1,137 @@
+"""What a reload changes, in lines for people: ``limits.relays: 500 → 600``. Secrets show as ``***``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from plumberd.pure.policy.direction import Direction
+from plumberd.pure.policy.route import Choice
+from plumberd.pure.policy.rule import Rule
+from plumberd.wiring.mistakes import key_text
+from plumberd.wiring.settings import Settings
+from plumberd.wiring.values import show_time
+
+AT_START = ("rundir", "group", "dialects", "parts")
+"""What a running process keeps until it is started again: where its sockets are, whose, and which."""
+
+NONE = "none"
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The difference between two settings.
+
+    :ivar lines: one for each value, rule and listener; none where nothing has changed.
+    :ivar needs_restart: the keys of those that hold only from the next start on.
+    """
+
+    lines: tuple[str, ...]
+    needs_restart: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A value, and what is shown of it."""
+
+    value: Any
+    text: str
+
+
+def changes(old: Settings, new: Settings) -> Changes:
+    """Return what is different in *new*."""
+    lines: list[str] = []
+    needs_restart: list[str] = []
+    before, after = _values(old), _values(new)
+    for key in dict.fromkeys([*before, *after]):
+        was, is_ = before.get(key, _Value(None, NONE)), after.get(key, _Value(None, NONE))
+        if was.value == is_.value:
+            continue
+        line = f"{key}: {was.text} → {is_.text}"
+        if was.text == is_.text:
+            line = f"{key}: {is_.text}, with another secret or another endpoint string"
+        if key in AT_START:
+            needs_restart.append(key)
+            line += " (from the next start on)"
+        lines.append(line)
+    lists = _lists(old), _lists(new)
+    for key in dict.fromkeys([*lists[0], *lists[1]]):
+        lines += _list_lines(key, lists[0].get(key, ()), lists[1].get(key, ()))
+    lines += _rule_lines(old.policy.rules, new.policy.rules)
+    return Changes(tuple(lines), tuple(needs_restart))
+
+
+def _values(settings: Settings) -> dict[str, _Value]:
+    """Return every value that can be only one, by its key."""
+    defaults = settings.policy.defaults
+    plain = {
+        "rundir": settings.rundir,
+        "group": _group(settings.group, settings.gid),
+        "admin_group": _group(settings.admin_group, settings.admin_gid),
+        "dialects": ",".join(settings.dialects),
+        "parts": ",".join(sorted(settings.parts)) or "all",
+        "handover": settings.handover.value,
+        "default.in": "allow" if defaults[Direction.IN] else "deny",
+        "default.out": "allow" if defaults[Direction.OUT] else "deny",
+        "audit.file": settings.audit_file or NONE,
+        "audit.journal": "true" if settings.audit_journal else "false",
+        "audit_only": show_time(settings.audit_only_seconds) if settings.audit_only_seconds else NONE,
+    }
+    found = {key: _Value(text, text) for key, text in plain.items()}
+    found.update(_choices("redirect", settings.routes.redirects))
+    found.update(_choices("routes", settings.routes.routes))
+    for name, framing in settings.framings.items():
+        found[key_text(("services", name, "framing"))] = _Value(framing, framing)
+    for limit in dataclasses.fields(settings.limits):
+        value = getattr(settings.limits, limit.name)
+        found[f"limits.{limit.name}"] = _Value(value, f"{value:g}" if isinstance(value, float) else str(value))
+    return found
+
+
+def _choices(table: str, choices: Mapping[str, tuple[Choice, ...]]) -> Iterator[tuple[str, _Value]]:
+    for name, found in choices.items():
+        yield key_text((table, name)), _Value(found, "; else ".join(map(str, found)))
+
+
+def _lists(settings: Settings) -> dict[str, Sequence[str]]:
+    """Return every list but the rules', whose order counts; theirs does not."""
+    found: dict[str, list[str]] = {
+        "listen.tcpd": list(settings.tcpd),
+        "service_users": [f"uid {uid}" for uid in sorted(settings.service_uids)],
+        "broker_users": [f"uid {uid}" for uid in sorted(settings.broker_uids)],
+    }
+    for name, listener in settings.publish:
+        found.setdefault(key_text(("listen", "publish", name)), []).append(listener)
+    return {key: listed for key, listed in found.items() if listed}
+
+
+def _list_lines(key: str, old: Iterable[Any], new: Iterable[Any]) -> Iterator[str]:
+    before, after = Counter(old), Counter(new)
+    for gone in (before - after).elements():
+        yield f"{key}: - {gone}"
+    for come in (after - before).elements():
+        yield f"{key}: + {come}"
+
+
+def _rule_lines(old: Sequence[Rule], new: Sequence[Rule]) -> Iterator[str]:
+    yield from _list_lines("rules", old, new)
+    both = Counter(old) & Counter(new)
+    kept = [list(_kept(rules, Counter(both))) for rules in (old, new)]
+    moved = next((number for (_, was), (number, is_) in zip(*kept, strict=True) if was != is_), None)
+    if moved is not None:
+        yield f"rules: another order, from rule {moved} on"
+
+
+def _kept(rules: Iterable[Rule], both: Counter[Rule]) -> Iterator[tuple[int, Rule]]:
+    """Yield those of *rules*, with their numbers, that stand in *both*."""
+    for number, rule in enumerate(rules, 1):
+        if both[rule]:
+            both[rule] -= 1
+            yield number, rule
+
+
+def _group(name: str | None, gid: int | None) -> str:
+    return NONE if name is None else f"{name} (gid {gid})"
