@@ -119,7 +119,9 @@ def explaining(core: Core, asked: Asked, subject: Subject, who: str, client: Loc
     return explain(core.refreshed_policy(), core.settings.routes, asked, subject, who, mode_of)
 
 
-def explain_offline(settings: Settings, members: Mapping[str, Any], powers: Powers) -> dict[str, Any]:
+def explain_offline(
+    settings: Settings, members: Mapping[str, Any], powers: Powers, resolve: Callable[[str], Answer] = look_up
+) -> dict[str, Any]:
     """Explain by *settings*, as the op would answer; a name is resolved as a lookup would.
 
     :param powers: what the broker is taken to be able to do.
@@ -132,7 +134,7 @@ def explain_offline(settings: Settings, members: Mapping[str, Any], powers: Powe
         carrier = "an administrator's endpoint" if isinstance(target, Endpoint) else ""
         return _mode(verdict.handover or settings.handover, target, _described(subject, powers), powers, carrier)
 
-    return run(explain(settings.policy, settings.routes, asked, subject, who, mode_of), look_up).members
+    return run(explain(settings.policy, settings.routes, asked, subject, who, mode_of), resolve).members
 
 
 def run(steps: Explaining, resolve: Callable[[str], Answer]) -> Explanation:
