@@ -49,12 +49,14 @@ class Refused(Error):
 
     :ivar word: one of the closed list in docs/protocol.md: ``denied``, ``unreachable``, …
     :ivar reason: a sentence for a person.
+    :ivar answer: the broker's whole answer, for what it tells besides.
     """
 
-    def __init__(self, word: str, reason: str) -> None:
+    def __init__(self, word: str, reason: str, answer: dict[str, Any] | None = None) -> None:
         super().__init__(f"{word}: {reason}")
         self.word = word
         self.reason = reason
+        self.answer = answer or {}
 
 
 def connect(
@@ -274,7 +276,7 @@ class Answer:
         if not isinstance(answer, dict):
             raise Error(errno.EPROTO, "the broker's answer is no JSON object")
         if answer.get("ok") is not True:
-            raise Refused(str(answer.get("error")), str(answer.get("reason")))
+            raise Refused(str(answer.get("error")), str(answer.get("reason")), answer)
         fd, self._fd = self._fd, -1
         return answer, fd
 

@@ -1,39 +1,57 @@
-"""``plumb``: the users' tool. It imports no Twisted, so that it starts quickly."""
+"""``plumb``: the users' tool. It imports no Twisted, and of its commands only the one that runs.
+
+Exit statuses: 0 granted or done, 1 refused or failed, 2 something is wrong here.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from plumberd import client, pump
-from plumberd.pure.places import broker_rundir
-
-OK, REFUSED, ERROR = 0, 1, 2
-"""Exit statuses: done; the broker refused; something is wrong here."""
+from plumberd.commands.output import ERROR, OK, REFUSED, complain
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         status = int(args.run(args) or OK)
         sys.stdout.flush()  # here, where it may fail
         return status
     except client.Refused as e:
-        print(f"plumb: refused: {e.word}: {e.reason}", file=sys.stderr)
+        complain(f"refused: {e.word}: {e.reason}")
         return REFUSED
     except client.Error as e:
-        print(f"plumb: {e.strerror or e}", file=sys.stderr)
+        complain(e.strerror or e)
         return ERROR
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return ERROR
     except KeyboardInterrupt:
         return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    whole = argparse.ArgumentParser(prog="plumb", description="Connect to services through the local plumberd.")
+    whole.add_argument(
+        "--rundir", metavar="DIR", help="the broker's run directory [default: the first with a live one]"
+    )
+    commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_connect(commands)
+    _add_explain(commands)
+    _add_why(commands)
+    _add_status(commands)
+    _add_reload(commands)
+    _add_test(commands)
+    _add_learn(commands)
+    _add_env(commands)
+    return whole
 
 
 def _connect(args: argparse.Namespace) -> int:
@@ -45,76 +63,81 @@ def _connect(args: argparse.Namespace) -> int:
     return pump.carry(sock, 0, 1)
 
 
-def _status(args: argparse.Namespace) -> None:
-    answer, _ = client.ask({"op": "status"}, rundir=args.rundir)
-    del answer["ok"]
-    if args.json:
-        print(json.dumps(answer, indent=2))
-    else:
-        print("\n".join(_lines(answer)))
+def _late(module: str, function: str = "run") -> Any:
+    """Return a command that is imported when it runs: the quick ones do not pay for the others."""
+
+    def run(args: argparse.Namespace) -> int:
+        return int(getattr(importlib.import_module(f"plumberd.commands.{module}"), function)(args))
+
+    return run
 
 
-def _lines(answer: dict[str, Any]) -> list[str]:
-    you = answer["you"]
-    lines = [
-        f"plumberd {answer['version']} serves {answer['rundir']}",
-        f"speaks   {', '.join(f'{name} on {path}' for name, path in answer['dialects'].items())}",
-        f"you      uid {you['uid']}, pid {you['pid']}, {'confined' if you['confined'] else 'not confined'}",
-    ]
-    if "pid" in answer:
-        now = answer["now"]
-        lines += [
-            f"runs     pid {answer['pid']}, for {answer['uptime_seconds']:.0f} s",
-            f"tcpd     {', '.join(answer['tcpd']) or 'off'}",
-            f"default  in={answer['defaults']['in']} out={answer['defaults']['out']}",
-            *(f"rule {n:<3} {rule}" for n, rule in enumerate(answer["rules"], 1)),
-            *(f"redirect {name} to {to}" for name, to in answer["redirects"].items()),
-            *(f"route    {name} = {to}" for name, to in answer["routes"].items()),
-            f"handover {answer['handover']}",
-            f"now      {', '.join(f'{value} {key}' for key, value in now.items())}".replace("_", " "),
-            f"so far   {', '.join(f'{value} {key}' for key, value in answer['counts'].items()) or 'nothing'}",
-        ]
-    return lines
+def _add(commands: Any, name: str, words: str, run: Any) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=words, description=f"{words.capitalize()}.")
+    command.set_defaults(run=run)
+    return command
 
 
-def _env(args: argparse.Namespace) -> None:
-    rundir = args.rundir
-    if rundir is None:
-        try:
-            answer, _ = client.ask({"op": "status"})
-            rundir = answer["rundir"]
-        except client.Error as e:
-            print(f"plumb: {e.strerror or e}; telling where one would be", file=sys.stderr)
-            rundir = broker_rundir(os.environ, os.geteuid())
-    values = {"IPC_RUNDIR": rundir, "RUNDIR": rundir}
-    if args.json:
-        print(json.dumps(values))
-    else:
-        import shlex  # late: only here
-
-        for name, value in values.items():
-            print(f"export {name}={shlex.quote(value)}")
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="for programs")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="plumb", description="Connect to services through the local plumberd.")
-    parser.add_argument(
-        "--rundir", metavar="DIR", help="the broker's run directory [default: the first with a live one]"
+def _add_connect(commands: Any) -> None:
+    command = _add(commands, "connect", "connect standard input and output to a service", _connect)
+    command.add_argument("target", metavar="SERVICE|URI", help="pong, or tcp://host:port[/service]")
+
+
+def _add_explain(commands: Any) -> None:
+    command = _add(commands, "explain", "tell what would become of a connection, and why", _late("explain"))
+    command.add_argument("direction", choices=("in", "out", "serve"), help="seen from this machine")
+    command.add_argument("service", metavar="SERVICE", help="its name; any for a lookup that names none")
+    command.add_argument(
+        "target", metavar="URI|PEER", nargs="?", help="out: where to [default: as a lookup]; in: the caller"
     )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    command.add_argument(
+        "--as",
+        dest="who",
+        action="append",
+        default=[],
+        metavar="WHO",
+        help="as somebody else: user:NAME and the other words of rules, confined; may be repeated",
+    )
+    command.add_argument("--config", metavar="FILE", help="ask this configuration, and no broker")
+    _add_json(command)
 
-    connect = commands.add_parser("connect", help="connect standard input and output to a service")
-    connect.add_argument("target", metavar="SERVICE|URI", help="pong, or tcp://host:port[/service]")
-    connect.set_defaults(run=_connect)
 
-    status = commands.add_parser("status", help="tell what runs where")
-    status.add_argument("--json", action="store_true", help="for programs")
-    status.set_defaults(run=_status)
+def _add_why(commands: Any) -> None:
+    command = _add(commands, "why", "tell your own last refusals, and what to do about them", _late("why"))
+    command.add_argument("service", metavar="SERVICE", nargs="?", help="of this one alone")
+    _add_json(command)
 
-    env = commands.add_parser("env", help="print the lines that a client exports")
-    env.add_argument("--json", action="store_true", help="for programs")
-    env.set_defaults(run=_env)
-    return parser
+
+def _add_status(commands: Any) -> None:
+    command = _add(commands, "status", "tell what runs where", _late("status"))
+    command.add_argument("--limits", action="store_true", help="tell the use against each limit instead")
+    _add_json(command)
+
+
+def _add_reload(commands: Any) -> None:
+    _add_json(_add(commands, "reload", "have the broker read its configuration again", _late("reload")))
+
+
+def _add_test(commands: Any) -> None:
+    command = _add(commands, "test", "try what a policy is meant to do", _late("test"))
+    command.add_argument("file", metavar="FILE", help="assertions, a line each: granted|refused in|out|serve SERVICE …")
+    command.add_argument("--config", metavar="FILE", help="ask this configuration, and no broker")
+    _add_json(command)
+
+
+def _add_learn(commands: Any) -> None:
+    command = _add(commands, "learn", "draft rules that grant what an audit log has seen", _late("learn"))
+    command.add_argument("files", metavar="AUDIT-FILE", nargs="*", help="the log; - or nothing for standard input")
+    command.add_argument("--all", action="store_true", help="also what was granted by a default")
+    _add_json(command)
+
+
+def _add_env(commands: Any) -> None:
+    _add_json(_add(commands, "env", "print the lines that a client exports", _late("status", "run_env")))
 
 
 if __name__ == "__main__":

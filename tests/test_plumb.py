@@ -2,68 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
 import socket
 import struct
-import subprocess
-import sys
 import threading
 from typing import Any
 
-from tests.children import Child
-from tests.fake_broker import FakeBrokerTestCase, frame, grant, refuse, send
+from tests.fake_broker import grant, refuse, send
+from tests.plumb_case import PlumbTestCase, answer_with
 from tests.support import DEADLINE_SECONDS, in_thread, read_all, until
 
 DATA = random.Random(1).randbytes(5 << 20)
 STATUS = {
     "ok": True,
     "version": "1.2",
-    "rundir": "/run/it's here",
-    "dialects": {"native": "plumberd", "libipc-zig": "ipc"},
+    "rundir": "/run/ipc",
+    "dialects": {"native": "plumberd"},
     "you": {"uid": 1000, "gid": 1000, "pid": 77, "confined": False, "connections": 1},
 }
-EVERYTHING = {
-    **STATUS,
-    "pid": 4711,
-    "uptime_seconds": 12.3,
-    "tcpd": ["tcp:9000"],
-    "defaults": {"in": "deny", "out": "allow"},
-    "rules": ["allow in a any", "deny in any any"],
-    "redirects": {"a": "b"},
-    "routes": {"c": "tcp://h:9000/c"},
-    "handover": "auto",
-    "now": {"clients": 1, "unread_descriptors": 0},
-    "counts": {"out granted": 3},
-}
-
-
-class PlumbTestCase(FakeBrokerTestCase):
-    def plumb(self, *words: str, environ: dict[str, str] | None = None, **options: Any) -> Child:
-        """Start the command, with nothing of this process's environment that names a broker."""
-        env = {k: v for k, v in os.environ.items() if not k.startswith("IPC_")}
-        for name in ("RUNDIR", "XDG_RUNTIME_DIR", "PYTHONUNBUFFERED"):
-            env.pop(name, None)
-        return self.command([sys.executable, "-m", "plumberd.plumb", *words], env={**env, **(environ or {})}, **options)
-
-    async def finished(
-        self, *words: str, stdin: bytes = b"", environ: dict[str, str] | None = None
-    ) -> tuple[int, str, str]:
-        return await in_thread(self.plumb(*words, environ=environ).finish, stdin)
-
-    def serving(self, serve: Any) -> str:
-        """Start a broker that grants a connection to *serve*; return its run directory."""
-
-        def answer(sock: socket.socket, request: dict[str, Any]) -> None:
-            given, ours = socket.socketpair()
-            grant(sock, given)
-            with ours:
-                ours.settimeout(DEADLINE_SECONDS)
-                serve(ours)
-
-        return self.broker(answer)
 
 
 class Connect(PlumbTestCase):
@@ -186,87 +144,11 @@ class Statuses(PlumbTestCase):
         reader, writer = os.pipe()
         os.close(reader)
         try:
-            child = self.plumb("--rundir", self.broker(answer_with(EVERYTHING)), "status", stdout=writer)
+            child = self.plumb("--rundir", self.broker(answer_with(STATUS)), "status", stdout=writer)
         finally:
             os.close(writer)
         _, err = await in_thread(child.process.communicate, b"", DEADLINE_SECONDS)
         self.assertEqual((child.process.returncode, err), (2, b""))
-
-
-class Status(PlumbTestCase):
-    async def test_as_json_it_is_the_brokers_answer(self) -> None:
-        status, out, err = await self.finished("--rundir", self.broker(answer_with(EVERYTHING)), "status", "--json")
-        self.assertEqual((status, err), (0, ""))
-        self.assertEqual({**json.loads(out), "ok": True}, EVERYTHING)
-        self.assertEqual(self.requests, [{"op": "status"}])
-
-    async def test_for_people_a_client_sees_itself(self) -> None:
-        status, out, err = await self.finished("--rundir", self.broker(answer_with(STATUS)), "status")
-        self.assertEqual((status, err), (0, ""))
-        self.assertEqual(
-            out.splitlines(),
-            [
-                "plumberd 1.2 serves /run/it's here",
-                "speaks   native on plumberd, libipc-zig on ipc",
-                "you      uid 1000, pid 77, not confined",
-            ],
-        )
-
-    async def test_for_people_an_administrator_sees_everything(self) -> None:
-        status, out, err = await self.finished("--rundir", self.broker(answer_with(EVERYTHING)), "status")
-        self.assertEqual((status, err), (0, ""))
-        for line in (
-            "runs     pid 4711, for 12 s",
-            "tcpd     tcp:9000",
-            "default  in=deny out=allow",
-            "rule 1   allow in a any",
-            "rule 2   deny in any any",
-            "redirect a to b",
-            "route    c = tcp://h:9000/c",
-            "handover auto",
-            "now      1 clients, 0 unread descriptors",
-            "so far   3 out granted",
-        ):
-            self.assertIn(line, out.splitlines())
-
-    async def test_where_nothing_listens_and_nothing_has_been_it_says_so(self) -> None:
-        answer = {**EVERYTHING, "tcpd": [], "counts": {}}
-        _, out, _ = await self.finished("--rundir", self.broker(answer_with(answer)), "status")
-        self.assertIn("tcpd     off", out.splitlines())
-        self.assertIn("so far   nothing", out.splitlines())
-
-
-class Env(PlumbTestCase):
-    async def test_it_prints_what_a_shell_takes(self) -> None:
-        rundir = self.broker(answer_with(STATUS))
-        status, out, err = await self.finished("env", environ={"IPC_RUNDIR": rundir})
-        self.assertEqual((status, err), (0, ""))
-        shell = await in_thread(
-            subprocess.run,
-            ["/bin/sh", "-c", out + 'printf "%s\\n" "$IPC_RUNDIR" "$RUNDIR"; env | grep -c RUNDIR'],
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_SECONDS,
-            env={},
-        )
-        self.assertEqual(shell.stdout.splitlines(), ["/run/it's here", "/run/it's here", "2"])
-
-    async def test_as_json(self) -> None:
-        rundir = self.broker(answer_with(STATUS))
-        _, out, _ = await self.finished("env", "--json", environ={"IPC_RUNDIR": rundir})
-        self.assertEqual(json.loads(out), {"IPC_RUNDIR": "/run/it's here", "RUNDIR": "/run/it's here"})
-
-    async def test_a_directory_of_the_users_is_not_asked(self) -> None:
-        status, out, err = await self.finished("--rundir", "/some where", "env")
-        self.assertEqual((status, err), (0, ""))
-        self.assertEqual(out, "export IPC_RUNDIR='/some where'\nexport RUNDIR='/some where'\n")
-
-    async def test_without_a_broker_it_says_so_and_tells_where_one_would_be(self) -> None:
-        folder = self.folder()
-        status, out, err = await self.finished("env", environ={"IPC_RUNDIR": folder})
-        self.assertEqual((status, out.splitlines()[0]), (0, f"export IPC_RUNDIR={folder}"))
-        self.assertIn("no broker answers", err)
-        self.assertIn("telling where one would be", err)
 
 
 class Quick(PlumbTestCase):
@@ -275,7 +157,3 @@ class Quick(PlumbTestCase):
             "import sys, plumberd.plumb\nprint([m for m in sys.modules if m.split('.')[0] in ('twisted', 'zope')])"
         )
         self.assertEqual(out, "[]\n")
-
-
-def answer_with(answer: dict[str, Any]) -> Any:
-    return lambda sock, request: send(sock, frame(answer))

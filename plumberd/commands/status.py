@@ -1,0 +1,84 @@
+"""``plumb status`` and ``plumb env``: what runs where, how full it is, and the lines that a client exports."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from typing import Any
+
+from plumberd import client
+from plumberd.commands.output import OK, aligned, complain, say, say_json
+from plumberd.pure.places import broker_rundir
+
+
+def run(args: argparse.Namespace) -> int:
+    """Tell what runs where, or with ``--limits`` the use against each limit."""
+    answer, _ = client.ask({"op": "status"}, rundir=args.rundir)
+    del answer["ok"]
+    limits = answer.pop("limits", [])
+    if args.limits:
+        if args.json:
+            say_json(limits)
+        else:
+            say(limit_lines(limits))
+    elif args.json:
+        say_json({**answer, "limits": limits} if limits else answer)
+    else:
+        say(lines_of(answer))
+    return OK
+
+
+def lines_of(answer: dict[str, Any]) -> list[str]:
+    """Return the answer for people: about themselves, and for an administrator about everything."""
+    you = answer["you"]
+    lines = [
+        f"plumberd {answer['version']} serves {answer['rundir']}",
+        f"speaks   {', '.join(f'{name} on {path}' for name, path in answer['dialects'].items())}",
+        f"you      uid {you['uid']}, pid {you['pid']}, {'confined' if you['confined'] else 'not confined'}",
+    ]
+    if "pid" in answer:
+        now = answer["now"]
+        lines += [
+            f"runs     pid {answer['pid']}, for {answer['uptime_seconds']:.0f} s",
+            f"tcpd     {', '.join(answer['tcpd']) or 'off'}",
+            f"default  in={answer['defaults']['in']} out={answer['defaults']['out']}",
+            *(f"rule {n:<3} {rule}" for n, rule in enumerate(answer["rules"], 1)),
+            *(f"redirect {name} to {to}" for name, to in answer["redirects"].items()),
+            *(f"route    {name} = {to}" for name, to in answer["routes"].items()),
+            f"handover {answer['handover']}",
+            f"now      {', '.join(f'{value} {key}' for key, value in now.items())}".replace("_", " "),
+            f"so far   {', '.join(f'{value} {key}' for key, value in answer['counts'].items()) or 'nothing'}",
+        ]
+    return lines
+
+
+def limit_lines(limits: list[dict[str, Any]]) -> list[str]:
+    """Return a table: each limit, what is used of it, how full that is, and by whom. The fullest stand out."""
+    if not limits:
+        return ["this broker tells of no limits"]
+    rows: list[tuple[object, ...]] = [("limit", "used", "of", "full", "by")]
+    for one in limits:
+        used, limit = one["used"], one["limit"]
+        full = "" if used is None or not limit else f"{used / limit:.0%}"
+        rows.append((one["name"], "-" if used is None else used, f"{limit:g}", full, one.get("of") or ""))
+    return aligned(rows)
+
+
+def run_env(args: argparse.Namespace) -> int:
+    """Print where the broker is as a shell takes it."""
+    rundir = args.rundir
+    if rundir is None:
+        try:
+            answer, _ = client.ask({"op": "status"})
+            rundir = answer["rundir"]
+        except client.Error as e:
+            complain(f"{e.strerror or e}; telling where one would be")
+            rundir = broker_rundir(os.environ, os.geteuid())
+    values = {"IPC_RUNDIR": rundir, "RUNDIR": rundir}
+    if args.json:
+        say_json(values)
+    else:
+        for name, value in values.items():
+            print(f"export {name}={shlex.quote(value)}")
+    return OK
