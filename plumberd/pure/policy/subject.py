@@ -31,7 +31,7 @@ VALUE_CHARS = 256
 _MOST_ID = 2**32 - 2  # the number after it means "no id"
 _ACCOUNT = re.compile(r"[A-Za-z0-9_.@\\$+-]+\Z")
 _UNIT = re.compile(r"[A-Za-z0-9:_.@\\-]+\.(?:service|scope|slice|socket|mount|swap)\Z")  # systemd.unit(5)
-_PATH = re.compile(r"(?:/[!-~]+)+\Z|/\Z")
+_PATH = re.compile(r"(?:/[!-.0-~]+)+\Z|/\Z")  # no empty part: no cgroup has one, and it would take ages to tell
 _SPIFFE = re.compile(r"//[a-z0-9._-]+(?:/[A-Za-z0-9._-]+)*\Z")  # SPIFFE-ID, sections 2.1 and 2.2
 _IDENTITY = re.compile(r"[!-~]+\Z")
 
@@ -108,16 +108,20 @@ class Condition:
 
     def holds(self, subject: Subject) -> Holds:
         """Tell whether it holds for *subject*. No proof, no match."""
+        if self.is_local and subject.standing is Standing.REMOTE and subject.uid is None:
+            return Holds.NO
         if str(self) in subject.words:
             return Holds.YES
         if self.kind == "cert":
             return _yes(any(_host_matches(self.value, name) for name in subject.proved_names))
-        if not self.is_local or (subject.standing is Standing.REMOTE and subject.uid is None):
+        if not self.is_local:
             return Holds.NO
         if self.kind == "unit":
             return Holds.UNTOLD if subject.cgroup is None else _yes(subject.cgroup == cgroup_path(self.value))
-        if subject.uid is None or self.number is None:
+        if subject.uid is None:
             return Holds.NO  # somebody who is described by words alone
+        if self.number is None:
+            return Holds.UNTOLD  # nobody has asked for the name's number
         if self.kind == "group":
             if self.number in subject.gids and subject.uid != UNMAPPED:
                 return Holds.YES
@@ -170,12 +174,18 @@ def _bound(condition: Condition, find: Callable[[str], int | None]) -> Condition
 def cgroup_path(unit: str) -> str:
     """Return the whole cgroup path of a unit of the system: of ``ci.service``, ``/system.slice/ci.service``.
 
-    A slice lies within the slices that its name is made of (systemd.slice(5)). A path is one already.
+    A slice lies within the slices that its name is made of, an instance (``ci@1.service``) in a slice
+    of its template, ``system-ci.slice`` (systemd.slice(5)). A path is one already.
     """
     if unit.startswith("/"):
         return unit
+    if unit == "init.scope":
+        return "/init.scope"  # systemd.special(7)
     if not unit.endswith(".slice"):
-        return f"/system.slice/{unit}"
+        template, at, _ = unit.partition("@")
+        # dashes would make more slices of it, and so they are escaped (systemd-escape(1))
+        escaped = re.sub(r"[-\\]", lambda found: f"\\x{ord(found[0]):02x}", template)
+        return f"/system.slice/{f'system-{escaped}.slice/' if at else ''}{unit}"
     parts = unit.removesuffix(".slice").split("-")
     return "".join(f"/{'-'.join(parts[: n + 1])}.slice" for n in range(len(parts)))
 
@@ -188,14 +198,14 @@ def parse_cgroup(text: bytes) -> str | None:
     begins with ``/..`` and is no unit's, and one that was deleted says so behind it.
     """
     unified: str | None = None
-    for line in text.decode("utf-8", "surrogateescape").splitlines():
+    # Only a line feed ends a line: everything else may stand in a name, which anybody may choose.
+    for line in text.decode("utf-8", "surrogateescape").split("\n"):
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
-        if not path.startswith("/") or path.startswith("/..") or path.endswith(" (deleted)"):
-            continue
+        plain = path.startswith("/") and not path.startswith("/..") and not path.endswith(" (deleted)")
         if controllers == "name=systemd":
-            return path
-        if number == "0" and not controllers:
+            return path if plain else None
+        if number == "0" and not controllers and plain:
             unified = path
     return unified
 
@@ -228,6 +238,8 @@ def _uid(kind: str, value: str) -> Condition:
 def _unit(kind: str, value: str) -> Condition:
     if not (_PATH.match(value) or _UNIT.match(value)):
         raise ConditionError(f"unit:{value}: wanted a system unit such as ci.service, or a whole cgroup path: /a/b")
+    if value.endswith(".slice") and "/" not in value and "" in value.removesuffix(".slice").split("-"):
+        raise ConditionError(f"unit:{value}: a slice's name is made of names with one dash between; the root is unit:/")
     return Condition(kind, value)
 
 
