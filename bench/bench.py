@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import Any, NoReturn
 
-from stage import DIRECT, LOAD, LOCKED, TWO_HAPROXIES, BenchError, Contender, Stage
+from stage import DIRECT, LOAD, LOCKED, MANY_RULES, TWO_HAPROXIES, BenchError, Contender, Stage
 
 REST_SECONDS = 0.1
 """Between two runs, for what one contender still has to close and to log."""
@@ -85,6 +85,7 @@ MEASURES = (
 GOALS = (
     Goal(ONE_STREAM, LOCKED, DIRECT, 0.95),
     Goal(MANY_SETUPS, LOCKED, TWO_HAPROXIES, 0.40),
+    Goal(MANY_SETUPS, MANY_RULES, LOCKED, 0.90),
 )
 
 Results = dict[str, dict[str, list[float]]]

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,9 @@ SERVICE = "bench"
 
 RULES = tuple(f"deny out any tcp:10.0.0.{n}" for n in range(1, 11))
 """Every lookup goes through these before the default lets it out."""
+
+MANY = 10_000
+"""Rules of the broker that has many; networks, hosts and users in turn, so that each kind is there by the thousand."""
 
 START_SECONDS = 15.0
 STOP_SECONDS = 10.0
@@ -73,6 +76,7 @@ DIRECT = "direct TCP"
 LOCKED = "mode locked"
 UNLOCKED = "mode direct"
 RELAYED = "mode relayed"
+MANY_RULES = "10,000 rules"
 TWO_PLUMBERDS = "two plumberds"
 TWO_HAPROXIES = "two HAProxies"
 
@@ -117,6 +121,7 @@ class Stage:
         # The mode for brokers that cannot lock sockets: so this one cannot.
         unlocked = self._start_broker("direct", before=drop_net_admin)
         relayed = self._start_broker("relayed")
+        many = self._start_many_rules()
         second = self._start_haproxy("second", port)
         first = self._start_haproxy("first", second)
         for at in (first, second, tcpd):
@@ -125,6 +130,7 @@ class Stage:
         return (
             Contender(DIRECT, ("direct", SPREAD, str(port))),
             Contender(LOCKED, ("broker", locked, uri)),
+            Contender(MANY_RULES, ("broker", many, uri)),
             Contender(UNLOCKED, ("broker", unlocked, uri)),
             Contender(RELAYED, ("broker", relayed, uri)),
             Contender(TWO_PLUMBERDS, ("broker", locked, f"tcp://{SPREAD}:{tcpd}/{SERVICE}")),
@@ -158,6 +164,14 @@ class Stage:
     def _start_broker(self, mode: str, before: Callable[[], None] | None = None) -> str:
         rules = [word for rule in RULES for word in ("--rule", rule)]
         return self._start_plumberd(self._make_directory(mode), "--handover", mode, *rules, before=before)
+
+    def _start_many_rules(self) -> str:
+        """Start a broker like the first, with a file of rules of which none matches."""
+        config = self._directory / "many.toml"
+        lines = "\n".join(f'    "{rule}",' for rule in many_rules())
+        config.write_text(f"rules = [\n{lines}\n]\n")
+        config.chmod(0o600)
+        return self._start_plumberd(self._make_directory("many"), "--handover", "locked", "--config", str(config))
 
     def _start_plumberd(self, rundir: Path, *options: str, before: Callable[[], None] | None = None) -> str:
         """Start one that is called like its run directory; return the path of its native socket."""
@@ -223,6 +237,17 @@ class Stage:
 
     def _log(self, name: str) -> Path:
         return self._directory / f"{name}.log"
+
+
+def many_rules() -> Iterator[str]:
+    """Yield :data:`MANY` rules."""
+    for n in range(MANY):
+        if n % 3 == 0:
+            yield f"deny out any tcp:10.{n >> 8}.{n & 255}.0/24"
+        elif n % 3 == 1:
+            yield f"deny out any tcp:h{n}.example.com:80-443"
+        else:
+            yield f"deny out any any for uid:{100_000 + n}"
 
 
 def free_port() -> int:

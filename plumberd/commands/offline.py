@@ -48,16 +48,17 @@ class Configured:
     """A configuration that can be asked."""
 
     def __init__(self, path: str) -> None:
-        """Read the file at *path*, and what it includes.
+        """Read the file at *path*, and what it includes. Users and groups need not exist on this machine.
 
         :raises UnreadableError: with all mistakes.
         """
+        from plumberd.effects.accounts import StrangersToo
         from plumberd.wiring.assemble import read_settings
         from plumberd.wiring.mistakes import ConfigurationError
         from plumberd.wiring.settings import CommandLine
 
         try:
-            self._settings = read_settings(CommandLine(config=path, folder=os.getcwd()))
+            self._settings = read_settings(CommandLine(config=path, folder=os.getcwd()), accounts=StrangersToo())
         except ConfigurationError as e:
             raise UnreadableError([str(mistake) for mistake in e.mistakes]) from None
 

@@ -32,12 +32,13 @@ LONGEST_SOCKET = "network-0-0"
 """Of the names that the broker listens on."""
 
 
-def read_settings(line: CommandLine, generation: int = 1) -> Settings:
+def read_settings(line: CommandLine, generation: int = 1, accounts: Accounts | None = None) -> Settings:
     """Read the configuration that *line* names, if any, and put both together.
 
+    :param accounts: what knows the numbers of names; the default is this machine.
     :raises ConfigurationError: with all mistakes; nothing holds then.
     """
-    accounts = Accounts()
+    accounts = accounts or Accounts()
     reading = Reading()
     if line.config is not None:
         reading = read_configuration(line.config, line.folder, accounts)
