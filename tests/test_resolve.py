@@ -8,7 +8,7 @@ import socket
 import threading
 from typing import Any
 
-from plumberd.effects.resolve import Answer, Resolution, Resolver, look_up
+from plumberd.effects.resolve import MOST_ADDRESSES, Answer, Resolution, Resolver, look_up
 from plumberd.pure.limits import Limits
 from plumberd.pure.refusals import Refusal, Refused
 from tests.support import DEADLINE_SECONDS, CleanTestCase, in_thread, real_reactor, until
@@ -68,6 +68,13 @@ class Resolved(ResolverTestCase):
         self.resolve("a.example")
         await until(lambda: self.told)
         self.assertEqual(self.told, [("a.example", (ADDRESS,))])
+
+    async def test_of_hundreds_of_addresses_the_first_count(self) -> None:
+        many = tuple(ipaddress.ip_address(n) for n in range(0x7F000001, 0x7F000001 + 500))
+        self.resolver = Resolver(real_reactor, lambda _: many)
+        self.resolve("a.example")
+        await until(lambda: self.told)
+        self.assertEqual(self.told, [("a.example", many[:MOST_ADDRESSES])])
 
     async def test_so_is_a_refusal(self) -> None:
         self.resolve("none.example")

@@ -29,6 +29,9 @@ from plumberd.pure.uri import IPAddress
 Answer = tuple[IPAddress, ...]
 Resolved = Callable[[Answer | Refused], None]
 
+MOST_ADDRESSES = 64
+"""Of a name that has more, the first count: the rules judge each, and each may have to be tried."""
+
 _search_hosts: Callable[[FilePath[str], bytes], list[str]] = hosts_file.searchFileForAll
 
 
@@ -116,6 +119,8 @@ class Resolver:
                 answer = Refused(Refusal.UNREACHABLE, f"{one.name} cannot be resolved here")
             if self._closed:
                 return
+            if not isinstance(answer, Refused):
+                answer = answer[:MOST_ADDRESSES]
             self._reactor.callFromThread(self._finish, one, answer)
 
     def _finish(self, one: Resolution, answer: Answer | Refused) -> None:
@@ -141,7 +146,7 @@ def look_up(name: str, hosts: str = "/etc/hosts") -> Answer | Refused:
         except (OSError, UnicodeError) as e:
             return Refused(Refusal.UNREACHABLE, f"{name} has no address: {getattr(e, 'strerror', None) or e}")
         texts = [str(info[4][0]) for info in found]
-    addresses: list[IPAddress] = []
+    addresses: dict[IPAddress, None] = {}
     for text in texts:
         try:
             address = unmapped(ipaddress.ip_address(text))
@@ -149,8 +154,7 @@ def look_up(name: str, hosts: str = "/etc/hosts") -> Answer | Refused:
             continue
         if isinstance(address, ipaddress.IPv6Address) and address.scope_id:
             continue  # a zone id, which no rule could name
-        if address not in addresses:
-            addresses.append(address)
+        addresses[address] = None
     if not addresses:
         return Refused(Refusal.UNREACHABLE, f"{name} has no usable address")
     return tuple(addresses)
