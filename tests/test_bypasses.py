@@ -7,19 +7,30 @@ addresses, and the rules for each address.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import ipaddress
-from collections.abc import Callable
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from plumberd.effects.resolve import MOST_ADDRESSES, Answer, Resolver
+from plumberd.pure.limits import Limits
 from plumberd.pure.policy.decide import Policy, Question, decide
 from plumberd.pure.policy.direction import Direction
+from plumberd.pure.policy.index import FEW
 from plumberd.pure.policy.route import destination
 from plumberd.pure.policy.rule import RuleError, parse_rule
 from plumberd.pure.policy.subject import Standing, Subject
+from plumberd.pure.refusals import Refused
 from plumberd.pure.uri import UriError, parse_uri
+from plumberd.wiring.service import PlumberdService
+from tests.running import RunningTestCase
+from tests.support import DEADLINE_SECONDS, in_thread, native_ask, native_lookup, read_exactly, real_reactor, until
 from tests.tables import PROPERTY, each
 from tests.test_address import METADATA, spellings
 
@@ -27,6 +38,9 @@ IN, OUT = Direction.IN, Direction.OUT
 
 PUBLIC = "198.51.100.7"
 """What names resolve to where it does not matter."""
+
+OTHERS = tuple(f"deny out other{n} tcp:other{n}.example" for n in range(FEW + 1))
+"""Rules about other services."""
 
 NAMES = (
     "evil.example",
@@ -116,8 +130,17 @@ def reach(
 ) -> tuple[str, ...]:
     """Return the addresses that a lookup of the URI *text* may connect to; none where it is refused.
 
+    Few rules are tried one by one, and many are looked up: it has to come out the same.
+
     :param known: what its name resolves to, where it is one.
     """
+    found, behind_many = (_reach(text, (*more, *rules), known, out, standing) for more in ((), OTHERS))
+    if found != behind_many:
+        raise AssertionError(f"{text}: {found} with few rules, {behind_many} with many")
+    return found
+
+
+def _reach(text: str, rules: tuple[str, ...], known: tuple[str, ...], out: bool, standing: Standing) -> tuple[str, ...]:
     try:
         to = destination(parse_uri(text))
     except UriError:
@@ -520,6 +543,260 @@ class Patterns(SynchronousTestCase):
     def test_so_is_any_other_range_of_ports(self, ports: str) -> None:
         with self.assertRaises(RuleError):
             parse_rule(f"allow out any tcp:a.example:{ports}")
+
+
+class ResolvingTestCase(RunningTestCase):
+    """A broker whose names the test resolves, and servers on several addresses of loopback that say which they are."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.asked: list[str] = []
+        self.reached: list[str] = []
+
+    def run_with(self, lookup: Callable[[str], Iterable[str]], *rules: str, **settings: Any) -> PlumberdService:
+        """Start a broker that asks *lookup* for the addresses of names."""
+        service = self.run_broker(*rules, **settings)
+
+        def look_up(name: str) -> Answer:
+            self.asked.append(name)
+            return tuple(map(ipaddress.ip_address, lookup(name)))
+
+        assert service.core is not None
+        service.core.resolver = Resolver(real_reactor, look_up, limits=service.settings.limits)
+        return service
+
+    def serve_at(self, *hosts: str) -> int:
+        """Listen on one port of all *hosts*; return it."""
+        for _ in range(100):
+            first, port = self.listener(hosts[0])
+            listeners = {hosts[0]: first}
+            try:
+                for host in hosts[1:]:
+                    listeners[host] = self.owned(socket.socket())
+                    listeners[host].bind((host, port))
+                    listeners[host].listen()
+            except OSError as e:
+                if e.errno != errno.EADDRINUSE:
+                    raise
+                continue  # somebody else's there: another port
+            for host, listener in listeners.items():
+                self.serve_on(listener, lambda sock, host=host: self._greet(sock, host))
+            return port
+        raise AssertionError("no port is free on all of them")
+
+    def _greet(self, sock: socket.socket, host: str) -> None:
+        self.reached.append(host)
+        sock.sendall(host.encode().ljust(16))
+
+    async def connect(self, service: PlumberdService, port: int, name: str = "a.example") -> str:
+        """Look *name* up; return the address that was connected to, or the refusal's word."""
+        answer, sock = await in_thread(native_lookup, service.settings.rundir, "pong", f"pong tcp://{name}:{port}")
+        if sock is None:
+            return str(answer["error"])
+        self.owned(sock)
+        greeting = await in_thread(read_exactly, sock, 16)
+        host = greeting.decode().strip()
+        if sock.family == socket.AF_INET:  # and not relayed
+            self.assertEqual(sock.getpeername(), (host, port))
+        sock.close()
+        return host
+
+
+class Rebinding(ResolvingTestCase):
+    """A name server that answers differently each time."""
+
+    async def test_a_name_is_resolved_once_and_the_connection_goes_to_the_address_that_was_judged(self) -> None:
+        port = self.serve_at("127.0.0.1", "127.0.0.2")
+        answers = iter((["127.0.0.1"], ["127.0.0.2"], ["127.0.0.1"]))
+        service = self.run_with(lambda name: next(answers), "deny out any tcp:127.0.0.2")
+        self.assertEqual(await self.connect(service, port), "127.0.0.1")
+        self.assertEqual(self.asked, ["a.example"])
+        self.assertEqual(await self.connect(service, port), "denied")
+        self.assertEqual(await self.connect(service, port), "127.0.0.1")
+        self.assertEqual((self.asked, self.reached), (["a.example"] * 3, ["127.0.0.1"] * 2))
+        await self.wait_until_idle(service)
+
+    async def test_nothing_that_was_decided_for_one_address_counts_for_the_next(self) -> None:
+        port = self.serve_at("127.0.0.1", "127.0.0.2")
+        answers = iter([["127.0.0.1"], ["127.0.0.2"]] * 5)
+        service = self.run_with(
+            lambda name: next(answers),
+            f"allow out pong tcp:127.0.0.1:{port}",
+            "deny out any any",
+        )
+        found = [await self.connect(service, port) for _ in range(10)]
+        self.assertEqual(found, ["127.0.0.1", "denied"] * 5)
+        self.assertEqual(self.reached, ["127.0.0.1"] * 5)
+
+    async def test_a_name_that_turns_to_the_metadata_service_is_refused_there(self) -> None:
+        port = self.serve_at("127.0.0.1")
+        answers = iter((["127.0.0.1"], ["169.254.169.254"], ["::ffff:169.254.169.254"], ["64:ff9b::a9fe:a9fe"]))
+        service = self.run_with(lambda name: next(answers), "allow out any any", "allow out pong tcp:a.example")
+        self.assertEqual([await self.connect(service, port) for _ in range(4)], ["127.0.0.1"] + ["denied"] * 3)
+        await self.wait_until_idle(service)
+
+    async def test_a_name_and_its_spellings_are_asked_for_in_one(self) -> None:
+        port = self.serve_at("127.0.0.1")
+        service = self.run_with(lambda name: ["127.0.0.1"])
+        for name in ("B\u00dccher.example.", "b%c3%bccher%2eexample", "xn--bcher-kva.example"):
+            self.assertEqual(await self.connect(service, port, name), "127.0.0.1")
+        self.assertEqual(self.asked, ["xn--bcher-kva.example"] * 3)
+
+    async def test_an_address_is_not_resolved_at_all(self) -> None:
+        port = self.serve_at("127.0.0.1")
+        service = self.run_with(lambda name: ["127.0.0.2"])
+        for host in ("127.0.0.1", "[::ffff:127.0.0.1]", "\uff11\uff12\uff17.0.0.1", "127.0.0.1."):
+            self.assertEqual(await self.connect(service, port, host), "127.0.0.1")
+        for host in ("2130706433", "127.1", "0x7f.0.0.1", "017700000001", "[127.0.0.1]"):
+            self.assertEqual(await self.connect(service, port, host), "bad-request")
+        self.assertEqual(self.asked, [])
+
+
+class Many(ResolvingTestCase):
+    """A name server that answers with hundreds of addresses, and one that mixes what is allowed with what is not."""
+
+    async def test_of_hundreds_the_one_that_passes_is_connected_to(self) -> None:
+        port = self.serve_at("127.0.0.1", "127.7.0.1", "127.7.0.2")
+        many = [f"127.7.{n // 250}.{n % 250 + 1}" for n in range(500)]
+        many.insert(MOST_ADDRESSES - 1, "127.0.0.1")
+        service = self.run_with(lambda name: many, "deny out any tcp:127.7.0.0/16")
+        self.assertEqual(await self.connect(service, port), "127.0.0.1")
+        self.assertEqual(self.reached, ["127.0.0.1"])
+
+    async def test_hundreds_that_nobody_listens_on_are_one_short_refusal(self) -> None:
+        listener, port = self.listener()
+        listener.close()
+        service = self.run_with(lambda name: [f"127.7.{n // 250}.{n % 250 + 1}" for n in range(500)])
+        answer, sock = await in_thread(native_ask, service.settings.rundir, op="lookup", uri=f"tcp://a.example:{port}")
+        self.assertIsNone(sock)
+        self.assertEqual(answer["error"], "unreachable")
+        self.assertLess(len(answer["reason"]), 2000)
+        await self.wait_until_idle(service)
+
+    async def test_hundreds_that_are_all_forbidden_are_denied_and_none_is_dialled(self) -> None:
+        port = self.serve_at("127.7.0.1", "127.7.0.2")
+        service = self.run_with(
+            lambda name: [f"127.7.{n // 250}.{n % 250 + 1}" for n in range(500)], "deny out any tcp:127.7.0.0/16"
+        )
+        self.assertEqual(await self.connect(service, port), "denied")
+        self.assertEqual(self.reached, [])
+
+    async def test_of_a_mixture_only_what_passes_is_dialled_wherever_it_stands(self) -> None:
+        port = self.serve_at("127.0.0.1", "127.0.0.2", "127.0.0.3")
+        forbidden = ["127.0.0.2", "169.254.169.254", "127.0.0.3", "64:ff9b::7f00:2", "::127.0.0.2", "fe80::1"]
+        service = self.run_with(
+            lambda name: [*forbidden, "127.0.0.1"] if name == "last.example" else ["127.0.0.1", *forbidden],
+            "deny out any tcp:127.0.0.2",
+            "deny out any tcp:127.0.0.3:1-65535",
+        )
+        for name in ("last.example", "first.example"):
+            self.assertEqual(await self.connect(service, port, name), "127.0.0.1")
+        self.assertEqual(self.reached, ["127.0.0.1"] * 2)
+        await self.wait_until_idle(service)
+
+    async def test_where_the_one_that_passes_does_not_answer_no_other_one_is_tried(self) -> None:
+        port = self.serve_at("127.0.0.2")
+        service = self.run_with(lambda name: ["127.0.0.2", "127.0.0.1", "127.0.0.2"], "deny out any tcp:127.0.0.2")
+        self.assertEqual(await self.connect(service, port), "unreachable")
+        self.assertEqual(self.reached, [])
+
+
+class Hanging(ResolvingTestCase):
+    """A name server that never answers."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.let_go = threading.Event()
+        self.addCleanup(self.end)
+
+    async def end(self) -> None:
+        self.let_go.set()
+        await until(lambda: not [t for t in threading.enumerate() if t.name == "resolver"])
+
+    def lookup(self, name: str) -> list[str]:
+        if name.startswith("hang"):
+            self.let_go.wait(DEADLINE_SECONDS)
+        return ["127.0.0.1"]
+
+    async def test_the_deadline_ends_the_lookup_and_other_users_names_still_resolve(self) -> None:
+        port = self.serve_at("127.0.0.1")
+        limits = Limits(connect_seconds=0.5, resolving_per_uid=2, resolving=4)
+        service = self.run_with(self.lookup, limits=limits)
+        core = service.core
+        assert core is not None
+        for number in range(3):  # two hang, the third waits behind them
+            name = f"hang{number}.example"
+            self.assertIn(await self.connect(service, port, name), ("timeout", "busy"))
+        self.assertEqual(self.asked, ["hang0.example", "hang1.example"])
+        told: list[Answer | Refused] = []
+        core.resolver.resolve("b.example", "uid of somebody else", told.append)
+        await until(lambda: told)
+        self.assertEqual(told, [(ipaddress.ip_address("127.0.0.1"),)])
+        await self.wait_until_idle(service)
+
+    async def test_an_answer_that_comes_too_late_connects_nobody(self) -> None:
+        port = self.serve_at("127.0.0.1")
+        service = self.run_with(self.lookup, limits=Limits(connect_seconds=0.3))
+        self.assertEqual(await self.connect(service, port, "hang.example"), "timeout")
+        self.let_go.set()
+        self.assertEqual(await self.connect(service, port, "b.example"), "127.0.0.1")
+        self.assertEqual(self.reached, ["127.0.0.1"])
+        await self.wait_until_idle(service)
+
+    async def test_afterwards_the_user_s_names_resolve_again(self) -> None:
+        port = self.serve_at("127.0.0.1")
+        service = self.run_with(self.lookup, limits=Limits(connect_seconds=0.3, resolving_per_uid=1))
+        self.assertEqual(await self.connect(service, port, "hang.example"), "timeout")
+        self.assertIn(await self.connect(service, port, "b.example"), ("timeout", "busy"))
+        self.let_go.set()
+        await until(lambda: service.core is not None and not service.core.resolver.places.active)
+        self.assertEqual(await self.connect(service, port, "c.example"), "127.0.0.1")
+
+
+class Chains(ResolvingTestCase):
+    """CNAMEs, as getaddrinfo shows them: the last name, if it is asked for at all, and the addresses."""
+
+    ALIAS, TRUE_NAME = "alias.example", "forbidden.example"
+
+    def resolve_as(self, *addresses: str) -> None:
+        """Let getaddrinfo tell that the alias leads to *addresses* by another name."""
+
+        def answer(host: str, port: object, *args: object, **kwargs: object) -> list[tuple[Any, ...]]:
+            self.asked.append(host)
+            kinds = [socket.AF_INET6 if ":" in a else socket.AF_INET for a in addresses]
+            return [
+                (kind, socket.SOCK_STREAM, 6, self.TRUE_NAME if at == 0 else "", (address, 0))
+                for at, (kind, address) in enumerate(zip(kinds, addresses, strict=True))
+            ]
+
+        self.patch(socket, "getaddrinfo", answer)
+
+    async def test_a_rule_for_the_address_holds_whatever_the_names_on_the_way(self) -> None:
+        port = self.serve_at("127.0.0.1", "127.0.0.2")
+        self.resolve_as("127.0.0.2", "127.0.0.2")
+        service = self.run_broker("deny out any tcp:127.0.0.2", f"allow out pong tcp:{self.ALIAS}")
+        self.assertEqual(await self.connect(service, port, self.ALIAS), "denied")
+        self.assertEqual(self.asked, [self.ALIAS + "."])
+
+    async def test_a_rule_for_the_last_name_opens_nothing_for_the_first(self) -> None:
+        port = self.serve_at("127.0.0.1")
+        self.resolve_as("127.0.0.1")
+        service = self.run_broker(f"allow out pong tcp:{self.TRUE_NAME}", "deny out any any")
+        self.assertEqual(await self.connect(service, port, self.ALIAS), "denied")
+        self.assertEqual(self.asked, [])
+
+    async def test_a_rule_that_denies_a_name_speaks_of_that_name_and_not_of_what_leads_there(self) -> None:
+        """Anybody may give an address another name; who wants to close it names the address."""
+        port = self.serve_at("127.0.0.1")
+        self.resolve_as("127.0.0.1")
+        service = self.run_broker(f"deny out any tcp:{self.TRUE_NAME}")
+        self.assertEqual(await self.connect(service, port, self.ALIAS), "127.0.0.1")
+        self.assertEqual(await self.connect(service, port, self.TRUE_NAME), "denied")
+
+    async def test_a_chain_that_ends_at_the_metadata_service_is_refused(self) -> None:
+        self.resolve_as("169.254.169.254")
+        service = self.run_broker(f"allow out pong tcp:{self.ALIAS}", "allow out any any")
+        self.assertEqual(await self.connect(service, 80, self.ALIAS), "denied")
 
 
 def _percent(c: str) -> str:
