@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 import tracemalloc
+from pathlib import Path
 from typing import Any, cast
 
 from hypothesis import given
@@ -528,6 +529,16 @@ class Properties(CensusTestCase):
                 self.assertLessEqual(lives(u), self.census.used_of(u))
             self.assertLessEqual(len(owners) + len(sockets), 5)
         self.census.close()
+
+
+class Documented(CensusTestCase):
+    def test_how_often_the_kernel_is_asked_and_how_long_it_rests_stand_with_the_limits(self) -> None:
+        document = Path(__file__).resolve().parent.parent / "docs" / "protocol.md"
+        _, _, text = document.read_text(encoding="utf-8").partition("### Live connections")
+        self.assertIn(f" every {CHECK_SECONDS:g} s", text)
+        self.assertIn(f" {REST_SECONDS:g} s at most", text)
+        self.assertEqual(RESTS, 10)
+        self.assertIn(" ten times as long", text)
 
 
 class RealSockets(CleanTestCase):
