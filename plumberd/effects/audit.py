@@ -41,6 +41,9 @@ class Sink(Protocol):
     def write(self, batch: list[tuple[float, Outcome]]) -> None:
         """Take outcomes, each with its time in seconds since 1970."""
 
+    def reopen(self) -> None:
+        """Open anew what it writes to, where that can be."""
+
     def close(self, wait_seconds: float = ...) -> None:
         """Write what waits, and end."""
 
@@ -100,6 +103,11 @@ class Audit:
         old, self._sink = self._sink, sink
         if old is not None:
             old.close(0)
+
+    def reopen(self) -> None:
+        """Let the sink look again where it writes to."""
+        if self._sink is not None:
+            self._sink.reopen()
 
     def close(self) -> None:
         """Log what is kept, and end the sink: it has a second for what waits. Idempotent."""

@@ -23,7 +23,7 @@ JOURNAL_SOCKET = "/run/systemd/journal/socket"
 
 IDENTIFIER = b"plumberd"
 
-SEND_SECONDS = 1
+SEND_SECONDS = 1.0
 """How long a datagram may wait for a journal that does not read."""
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
@@ -33,7 +33,7 @@ _TOO_LONG = (errno.EMSGSIZE, errno.ENOBUFS)
 class Journal:
     """The journal behind the socket at *path*; it owns a socket of its own until :meth:`close`. Sending may block."""
 
-    def __init__(self, path: str = JOURNAL_SOCKET) -> None:
+    def __init__(self, path: str = JOURNAL_SOCKET, send_seconds: float = SEND_SECONDS) -> None:
         """See whether there is a journal.
 
         :raises LogError: where there is none.
@@ -48,7 +48,8 @@ class Journal:
             raise LogError(f"{self.name} can't be written: {path} is no socket")
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         # Not settimeout: for a socket without a peer poll(2) tells nothing, and Python would spin.
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_SECONDS, 0))
+        wait = struct.pack("ll", int(send_seconds), int(send_seconds % 1 * 1e6))  # struct timeval
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
 
     def write(self, pending: deque[Line]) -> None:
         """Send what is *pending*, and take from its left what is sent.

@@ -94,8 +94,9 @@ class LogFile:
 
     def _next(self, pending: deque[Line]) -> bytes:
         """Return some lines in one piece, or what is missing of them."""
-        if self._done and self._regular and os.fstat(self._fd).st_size != self._end:
-            self._torn, self._done = True, 0  # another process has written behind the half
+        if self._done and self._regular and (length := os.fstat(self._fd).st_size) != self._end:
+            # another process has written behind the half, or emptied the file
+            self._torn, self._done = _ends_in_half_a_line(self._fd, length), 0
         first = (b"\n" if self._torn else b"") + pending[0].data[self._done :] + b"\n"
         lines, length = [first], len(first)
         for line in itertools.islice(pending, 1, None):

@@ -67,7 +67,7 @@ RULE_MEMBERS = ("number", "text", "source")
 DROPPED_MEMBERS = ("time", "dropped", "since")
 """Of the line that stands for those that were not written."""
 
-STEPS = ("queue", "who", "route", "resolve", "connect", "handshake", "handover")
+STEPS = ("name", "queue", "who", "route", "resolve", "connect", "handshake", "handover")
 """Whose time is measured."""
 
 REFUSED = frozenset(word.value for word in Refusal)
@@ -91,7 +91,8 @@ class Outcome:
     :ivar verdict: ``granted``, ``ended``, ``gone``, or the word of a refusal.
     :ivar direction: ``out``, ``in``; empty where it was no attempt yet.
     :ivar service: what was asked for; empty for none.
-    :ivar to: where it went, or would have gone; a value that prints without its password.
+    :ivar to: where it went, or would have gone: a value that prints without its password; empty for
+        a caller whose service is on this machine.
     :ivar who: who asked; a value.
     :ivar rule: the rule or default that decided, where there is no *decided*.
     :ivar mode: of the hand-over; ``relayed`` for what comes in.
@@ -273,16 +274,11 @@ def _uri(outcome: Outcome) -> str | None:
 
 
 def _to(outcome: Outcome) -> str | None:
-    """Return the far end as the PEER of a rule."""
-    to = outcome.to or outcome.uri
+    """Return where it went as the PEER of an ``out`` rule, of whatever direction it was."""
+    to = outcome.to or outcome.uri or ""
     if isinstance(to, Uri):
         to = destination(to)
-    who = outcome.who
-    if not to and outcome.direction == "in" and isinstance(who, RemoteWho) and who.address is not None:
-        to = Destination(who.scheme, None, (who.address,), None)
-    if isinstance(to, Destination):
-        return to.as_peer(Direction.IN if outcome.direction == "in" else Direction.OUT)
-    return _text(str(to or ""))
+    return to.as_peer(Direction.OUT) if isinstance(to, Destination) else _text(str(to))
 
 
 def _addresses(outcome: Outcome) -> tuple[IPAddress, ...]:
