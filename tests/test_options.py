@@ -451,7 +451,7 @@ class DocumentedLines(OptionsTestCase):
 
     def test_the_third(self) -> None:
         # IPC_NETWORKD="authd tls://user@passwd:example.com:9000/authd" plumb connect authd
-        args = plumb._parser().parse_args(["connect", "authd"])
+        args = plumb.parser().parse_args(["connect", "authd"])
         self.assertEqual((args.target, args.rundir), ("authd", None))
 
     def test_its_pair_is_understood(self) -> None:

@@ -10,8 +10,8 @@ from plumberd.pure.dialects import DIALECTS
 from plumberd.pure.limits import Limits
 from plumberd.pure.modes import Mode
 from plumberd.pure.policy.decide import DEFAULTS
-from plumberd.pure.policy.rule import Direction
-from plumberd.wiring.settings import Settings
+from plumberd.pure.policy.direction import Direction
+from plumberd.wiring.settings import CommandLine, Settings
 
 
 class Defaults(SynchronousTestCase):
@@ -37,6 +37,16 @@ class Defaults(SynchronousTestCase):
 
     def test_only_root_and_the_broker_may_serve_a_name(self) -> None:
         self.assertEqual(self.settings.service_uids, frozenset())
+
+    def test_nothing_is_written_down_and_no_refusal_is_granted(self) -> None:
+        self.assertEqual((self.settings.audit_file, self.settings.audit_journal), (None, False))
+        self.assertEqual(self.settings.audit_only_seconds, 0)
+
+    def test_no_group_administers(self) -> None:
+        self.assertEqual((self.settings.admin_group, self.settings.admin_gid), (None, None))
+
+    def test_it_is_the_first_generation(self) -> None:
+        self.assertEqual(self.settings.generation, 1)
 
     def test_the_limits_are_the_documented_ones(self) -> None:
         self.assertEqual(self.settings.limits, Limits())
@@ -66,6 +76,15 @@ class Parts(SynchronousTestCase):
 
     def test_both_in_one_process_serve_both_and_need_not_ask(self) -> None:
         self.check(("broker", "tcpd"), True, True, False)
+
+
+class Said(SynchronousTestCase):
+    def test_an_empty_command_line_says_nothing(self) -> None:
+        said = {name: value for name, value in dataclasses.asdict(CommandLine()).items() if value}
+        self.assertEqual(said, {"folder": "/"})
+
+    def test_what_settings_come_from_makes_them_no_others(self) -> None:
+        self.assertEqual(Settings("/r", source=CommandLine("a.toml")), Settings("/r"))
 
 
 class Frozen(SynchronousTestCase):

@@ -39,7 +39,7 @@ strings = st.tuples(printable, st.sampled_from((basic, plainly, long_basic, long
 )
 gaps = st.lists(st.sampled_from((" ", "\t", "\n", "\r\n", "# a 'comment\" ] = [\n", "\n\n")), max_size=3).map("".join)
 others = st.sampled_from(
-    ("1.5", "1979-05-27T07:32:00Z", "true", "['x', 'y']", "{ k = 'v', l = [\"w\"] }", "-0x1f", "inf")
+    ("1.5", "1979-05-27T07:32:00Z", "true", "['x', 'y']", "{ k = 'v', l = [\"w\"] }", "0x1f", "inf")
 )
 values = st.one_of(strings, others, st.lists(st.one_of(strings, others), max_size=3).map(lambda v: f"[{', '.join(v)}]"))
 keys = st.sampled_from(("a", "b.rules", '"rules.".x', "'c d'", "rules-2", '"ru\\u006ces "'))

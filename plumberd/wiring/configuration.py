@@ -107,8 +107,9 @@ class _Reader:
         try:
             found = structure(self._table, accounts)
         except Exception as e:
-            for path, text in flatten(e, key_names(Configuration)):
-                self._mistakes.append(self._mistake(path, text))
+            found_wrong = list(flatten(e, key_names(Configuration)))
+            self._mistakes += [self._mistake(path, text) for path, text in found_wrong]
+            for path, _ in found_wrong:
                 self._leave_out(path)
             found = structure(self._table, accounts)
         self._mistakes += self._bare_secrets("routes", found.routes)
@@ -122,7 +123,11 @@ class _Reader:
             return []  # that it is no array is told when it is decoded
         found: list[tuple[str, str]] = []
         folder = os.path.dirname(self._path)
+        too_many = Mistake(self._name, "include", f"more than {FILES} files are not accepted")
         for number, pattern in enumerate(patterns):
+            if number >= FILES:
+                self._mistakes.append(too_many)
+                return []
             if not isinstance(pattern, str):
                 continue
             try:
@@ -131,9 +136,7 @@ class _Reader:
                 self._mistakes.append(Mistake(self._name, f"include[{number}]", str(e)))
                 continue
             if len(found) + len(paths) > FILES:
-                self._mistakes.append(
-                    Mistake(self._name, f"include[{number}]", f"more than {FILES} files are not accepted")
-                )
+                self._mistakes.append(too_many)
                 return []
             shown = os.path.join(os.path.dirname(self._name), os.path.dirname(pattern))
             found += [(os.path.join(shown, os.path.basename(path)), path) for path in paths]

@@ -214,7 +214,8 @@ def _truth(value: object, _: Any) -> bool:
 
 def _rule(value: Any, accounts: Accounts) -> Rule:
     assert isinstance(value, Located)
-    return bind_rule(parse_rule(text(value.value), value.source), accounts.uid_of, accounts.gid_of)
+    rule = parse_rule(text(value.value), value.source)
+    return bind_rule(rule, accounts.uid_of, accounts.gid_of) if rule.conditions else rule
 
 
 def _dialects(value: object) -> tuple[str, ...]:

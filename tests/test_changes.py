@@ -1,0 +1,201 @@
+"""plumberd.wiring.changes: what a reload changes is told, each once, and what has not changed is not."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from plumberd.pure.limits import Limits
+from plumberd.pure.modes import Mode
+from plumberd.pure.policy.decide import DEFAULTS, Policy
+from plumberd.pure.policy.direction import Direction
+from plumberd.pure.policy.route import Choice, Endpoint, Routes, parse_route
+from plumberd.pure.policy.rule import parse_rule
+from plumberd.pure.policy.subject import parse_condition
+from plumberd.wiring.changes import AT_START, Changes, changes
+from plumberd.wiring.settings import CommandLine, Settings
+from tests.tables import PROPERTY, each
+
+OLD = Settings("/r")
+
+
+def policy(*rules: str, **defaults: bool) -> Policy:
+    """Return a policy of these rules."""
+    return Policy(
+        tuple(parse_rule(rule) for rule in rules), {**DEFAULTS, **{Direction(d): v for d, v in defaults.items()}}
+    )
+
+
+def routes(**texts: str) -> Routes:
+    """Return routes to these URIs."""
+    return Routes(routes={name: (Choice((parse_route(name, text),)),) for name, text in texts.items()})
+
+
+def lines(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Return what is told of the difference of two settings."""
+    return list(changes(dataclasses.replace(OLD, **old), dataclasses.replace(OLD, **new)).lines)
+
+
+class Told(SynchronousTestCase):
+    @each(
+        ("handover", {}, {"handover": Mode.LOCKED}, ["handover: auto → locked"]),
+        ("a_limit", {}, {"limits": Limits(relays=5)}, ["limits.relays: 10000 → 5"]),
+        ("seconds", {}, {"limits": Limits(connect_seconds=2.5)}, ["limits.connect_seconds: 10 → 2.5"]),
+        ("a_default", {}, {"policy": policy(out=False)}, ["default.out: allow → deny"]),
+        ("administrators", {}, {"admin_group": "a", "admin_gid": 5}, ["admin_group: none → a (gid 5)"]),
+        (
+            "a_groups_number",
+            {"admin_group": "a", "admin_gid": 5},
+            {"admin_group": "a", "admin_gid": 6},
+            ["admin_group: a (gid 5) → a (gid 6)"],
+        ),
+        (
+            "audit",
+            {"audit_file": "/a"},
+            {"audit_journal": True},
+            ["audit.file: /a → none", "audit.journal: false → true"],
+        ),
+        ("audit_only", {"audit_only_seconds": 600}, {}, ["audit_only: 10m → none"]),
+        ("a_framing", {"framings": {"a": "raw"}}, {"framings": {}}, ["services.a.framing: raw → none"]),
+        ("a_name_with_dots", {}, {"framings": {"a.b": "raw"}}, ['services."a.b".framing: none → raw']),
+        (
+            "listeners",
+            {"tcpd": ("tcp:1", "tcp:2")},
+            {"tcpd": ("tcp:2", "tcp:3")},
+            ["listen.tcpd: - tcp:1", "listen.tcpd: + tcp:3"],
+        ),
+        ("published", {}, {"publish": (("a", "tcp:1"),)}, ["listen.publish.a: + tcp:1"]),
+        (
+            "users",
+            {"service_uids": frozenset((5,))},
+            {"broker_uids": frozenset((6,))},
+            ["service_users: - uid 5", "broker_users: + uid 6"],
+        ),
+        (
+            "a_route",
+            {"routes": routes(a="tcp://a")},
+            {"routes": routes(a="tcp://b")},
+            ["routes.a: tcp://a:9000 → tcp://b:9000"],
+        ),
+        ("a_route_that_goes", {"routes": routes(a="tcp://a")}, {}, ["routes.a: tcp://a:9000 → none"]),
+        (
+            "the_route_of_all_others",
+            {},
+            {"routes": Routes(routes={"*": (Choice(("tcp://{service}",)),)})},
+            ['routes."*": none → tcp://{service}'],
+        ),
+        (
+            "a_redirect_for_some",
+            {},
+            {"routes": Routes({"a": (Choice(("b",), (parse_condition("uid:7"),)), Choice(("c",)))})},
+            ["redirect.a: none → b for uid:7; else c"],
+        ),
+    )
+    def test_a_change_is_a_line(self, _: str, old: dict[str, Any], new: dict[str, Any], wanted: list[str]) -> None:
+        self.assertEqual(lines(old, new), wanted)
+
+    @each(
+        (
+            "a_password",
+            parse_route("a", "tls://user:secret@h.example/a"),
+            parse_route("a", "tls://user:hidden@h.example/a"),
+            "routes.a: tls://user:***@h.example:9001/a, with another secret or another endpoint string",
+        ),
+        (
+            "an_endpoint",
+            Endpoint("tls:secret.example:443"),
+            Endpoint("tls:hidden.example:443"),
+            "routes.a: tls endpoint, with another secret or another endpoint string",
+        ),
+    )
+    def test_what_is_not_shown_is_told_without_it(self, _: str, old: Any, new: Any, wanted: str) -> None:
+        both = [{"routes": Routes(routes={"a": (Choice((target,)),)})} for target in (old, new)]
+        self.assertEqual(lines(*both), [wanted])
+
+    @each(
+        ({"rundir": "/s"}, "rundir", "rundir: /r → /s (from the next start on)"),
+        ({"group": "a", "gid": 5}, "group", "group: none → a (gid 5) (from the next start on)"),
+        ({"dialects": ("native",)}, "dialects", "dialects: "),
+        ({"parts": frozenset(("tcpd",))}, "parts", "parts: all → tcpd (from the next start on)"),
+    )
+    def test_what_holds_from_the_next_start_on_is_told_so(self, new: dict[str, Any], key: str, line: str) -> None:
+        found = changes(OLD, dataclasses.replace(OLD, **new))
+        self.assertEqual(found.needs_restart, (key,))
+        self.assertTrue(found.lines[0].startswith(line) and found.lines[0].endswith("(from the next start on)"))
+
+    def test_those_are_all_that_do(self) -> None:
+        new = Settings(
+            rundir="/s",
+            group="a",
+            gid=1,
+            admin_group="b",
+            admin_gid=2,
+            dialects=("native",),
+            handover=Mode.RELAYED,
+            policy=policy("deny in any any", **{"in": True, "out": False}),
+            routes=routes(a="tcp://a"),
+            framings={"a": "raw"},
+            limits=Limits(relays=5),
+            tcpd=("tcp:1",),
+            publish=(("a", "tcp:1"),),
+            parts=frozenset(("broker",)),
+            broker_uids=frozenset((1,)),
+            service_uids=frozenset((2,)),
+            audit_file="/a",
+            audit_journal=True,
+            audit_only_seconds=30,
+        )
+        found = changes(OLD, new)
+        self.assertEqual(found.needs_restart, AT_START)
+        self.assertEqual(len(found.lines), 19)
+
+
+class Rules(SynchronousTestCase):
+    @each(
+        ("one_comes", ["deny in a any"], ["allow out b any", "deny in a any"], ["rules: + allow out b any"]),
+        ("one_goes", ["deny in a any", "deny in b any"], ["deny in b any"], ["rules: - deny in a any"]),
+        (
+            "one_is_another",
+            ["deny in a any"],
+            ["deny in b any"],
+            ["rules: - deny in a any", "rules: + deny in b any"],
+        ),
+        ("once_less", ["deny in a any"] * 3, ["deny in a any"] * 2, ["rules: - deny in a any"]),
+        ("another_spelling", ["deny in * *"], ["deny  in any any"], []),
+        (
+            "another_order",
+            ["deny in a any", "deny in b any", "deny in c any"],
+            ["deny in a any", "deny in c any", "deny in b any"],
+            ["rules: another order, from rule 2 on"],
+        ),
+        (
+            "another_order_behind_a_new_one",
+            ["deny in a any", "deny in b any"],
+            ["deny in c any", "deny in b any", "deny in a any"],
+            ["rules: + deny in c any", "rules: another order, from rule 2 on"],
+        ),
+    )
+    def test_what_is_told_of_them(self, _: str, old: list[str], new: list[str], wanted: list[str]) -> None:
+        self.assertEqual(lines({"policy": policy(*old)}, {"policy": policy(*new)}), wanted)
+
+    few = st.lists(st.sampled_from([f"deny in {name} any" for name in "abcd"]), max_size=5)
+
+    @PROPERTY
+    @given(few, few)
+    def test_something_is_told_where_they_differ_and_nothing_where_they_do_not(
+        self, old: list[str], new: list[str]
+    ) -> None:
+        self.assertEqual(bool(lines({"policy": policy(*old)}, {"policy": policy(*new)})), old != new)
+
+
+class Nothing(SynchronousTestCase):
+    def test_the_same_settings_have_no_difference(self) -> None:
+        self.assertEqual(changes(OLD, OLD), Changes((), ()))
+
+    def test_nor_does_another_generation(self) -> None:
+        new = dataclasses.replace(OLD, generation=2, config="b.toml", source=CommandLine())
+        self.assertEqual(changes(OLD, new), Changes((), ()))
