@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -13,14 +14,16 @@ from typing import Any
 
 from twisted.logger import Logger, LogLevel, formatEvent
 
-from plumberd.effects.auditlog import AuditLog, Target, open_audit_log
-from plumberd.effects.logfile import LogError, LogFile
+from plumberd.effects.auditlog import LINES, AuditLog, Target, open_audit_log
+from plumberd.effects.journal import JOURNAL_SOCKET, fields
+from plumberd.effects.logfile import FILE_MODE, LogError, LogFile
 from plumberd.effects.processes import Process, boot_seconds
-from plumberd.pure.record import DROPPED_MEMBERS, MEMBERS, Line, Outcome
+from plumberd.pure.record import DROPPED_MEMBERS, LISTED, MEMBERS, TEXT_CHARS, Line, Outcome
 from plumberd.pure.uri import parse_uri
 from plumberd.pure.who import LocalWho, RemoteWho
 from tests.children import ChildTestCase
-from tests.support import DEADLINE_SECONDS, in_thread, until
+from tests.running import RunningTestCase
+from tests.support import DEADLINE_SECONDS, in_thread, native_ask, native_lookup, until
 
 SOON = 0.01
 """Between tries."""
@@ -403,3 +406,100 @@ class Secrets(AuditLogTestCase):
             text = file.read()
         self.assertEqual((text.count("\n"), text.count("s3cret")), (3, 0))
         self.assertIn("tls://user:***@example.com:9001/pong", text)
+
+
+class Broker(RunningTestCase):
+    """What a whole broker writes of real connections."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.path = os.path.join(self.folder(), "audit.json")
+
+    def lines(self) -> list[dict[str, Any]]:
+        with open(self.path, encoding="ascii") as file:
+            return [json.loads(line) for line in file]
+
+    async def test_a_local_client_is_told_with_its_executable_and_each_step(self) -> None:
+        service = self.run_broker(audit_file=self.path)
+        self.serve(service.settings.rundir, "pong")
+        _, sock = await in_thread(native_lookup, service.settings.rundir, "pong")
+        assert sock is not None
+        sock.close()
+        await until(self.lines)
+        (line,) = self.lines()
+        self.assertEqual(tuple(line), MEMBERS)
+        who = line["who"]
+        self.assertEqual((who["kind"], who["uid"], who["pid"]), ("local", os.getuid(), os.getpid()))
+        self.assertEqual(who["exe"], os.readlink("/proc/self/exe"))
+        self.assertEqual(
+            (line["direction"], line["service"], line["to"], line["verdict"], line["mode"], line["generation"]),
+            ("out", "pong", "unix:pong", "granted", "local", 1),
+        )
+        self.assertEqual(line["rule"]["text"], "default for local services")
+        self.assertLessEqual({"who", "route", "connect", "handover"}, set(line["steps"]))
+        self.assertLessEqual(sum(line["steps"].values()), line["ms"] + 0.1)
+
+    async def test_a_relay_has_a_second_line_with_its_bytes_and_the_same_id(self) -> None:
+        service = self.run_broker("allow out any any handover=relayed", audit_file=self.path)
+        port = self.serve_tcp()
+        _, sock = await in_thread(native_ask, service.settings.rundir, op="lookup", uri=f"tcp://127.0.0.1:{port}")
+        assert sock is not None
+
+        def talk() -> bytes:
+            with sock:
+                sock.sendall(b"hello")
+                sock.shutdown(socket.SHUT_WR)
+                found = b""
+                while part := sock.recv(100):
+                    found += part
+                return found
+
+        self.assertEqual(await in_thread(talk), b"hello")
+        await until(lambda: len(self.lines()) == 2)
+        granted, ended = self.lines()
+        self.assertEqual((granted["verdict"], ended["verdict"]), ("granted", "ended"))
+        self.assertEqual((granted["up"], ended["up"], ended["down"], ended["reason"]), (None, 5, 5, "closed"))
+        self.assertEqual(granted["id"], ended["id"])
+        self.assertEqual((granted["address"], granted["rule"]["number"]), ("127.0.0.1", 1))
+
+    async def test_a_full_disk_refuses_nobody(self) -> None:
+        service = self.run_broker(audit_file="/dev/full")
+        self.serve(service.settings.rundir, "pong")
+        for _ in range(3):
+            answer, sock = await in_thread(native_lookup, service.settings.rundir, "pong")
+            assert sock is not None
+            sock.close()
+            self.assertTrue(answer["ok"])
+        self.assertEqual([outcome.verdict for outcome in self.outcomes], ["granted"] * 3)
+
+
+class Documented(AuditLogTestCase):
+    """docs/audit.md says what the writer does."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        path = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "docs", "audit.md")
+        with open(path, encoding="utf-8") as file:
+            self.text = file.read()
+
+    def test_its_limits_are_those_of_the_code(self) -> None:
+        for said in (
+            f"when {LINES} wait",
+            f"Up to {LINES} lines are kept",
+            f"mode {FILE_MODE:04o}",
+            f"at most {LISTED}",
+            f"{TEXT_CHARS} characters at most",
+            JOURNAL_SOCKET,
+        ):
+            self.assertIn(said, self.text)
+
+    async def test_what_the_log_says_stands_in_it(self) -> None:
+        log = self.log(LogFile("/dev/full"))
+        log.write(outcomes(1))
+        await until(self.said)
+        self.assertIn(f"`{self.said()[0].partition(':')[0]}`", self.text)
+
+    def test_every_field_of_the_journal_has_its_row(self) -> None:
+        names = [name.decode() for name, _ in fields(Line(b"{}", "granted", "out", "pong")) if name != b"MESSAGE"]
+        self.assertEqual(re.findall(r"^\| `([A-Z_]+)` \|", self.text, re.MULTILINE), names)
+        self.assertIn("`MESSAGE`", self.text)
