@@ -29,7 +29,7 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 Ports = tuple[int, int]
 """First and last."""
 
-_PREFIX = re.compile(r"0|[1-9][0-9]{0,2}\Z")
+_PREFIX = re.compile(r"(?:0|[1-9][0-9]{0,2})\Z")
 _MAPPED_BITS = 96  # RFC 4291, 2.5.5.2
 
 
@@ -65,9 +65,11 @@ class Peer:
         network = self.network
         return network.network_address if network is not None and network.prefixlen == network.max_prefixlen else None
 
-    def has_port(self, port: int | None) -> bool:
-        """Tell whether *port* is one of those that it speaks of; none is any."""
-        return self.ports is None or port is None or self.ports[0] <= port <= self.ports[1]
+    def has_port(self, port: int | None, *, untold: bool) -> bool:
+        """Tell whether *port* is one of those that it speaks of; *untold* is the answer where nobody knows the port."""
+        if self.ports is None:
+            return True
+        return untold if port is None else self.ports[0] <= port <= self.ports[1]
 
     def has_name(self, name: str | None) -> bool:
         """Tell whether it names the DNS name or local service *name*; one without a name names none."""
@@ -161,7 +163,7 @@ def _local(word: str, rest: str, direction: Direction) -> Peer:
 def _remote(scheme: str, rest: str, direction: Direction) -> Peer:
     host, prefix, port = _cut(rest)
     ports = None if port is None or port in ANY else _ports(port)
-    if host in ANY:
+    if host in ANY and prefix is None:
         return Peer(scheme, ports=ports)
     wild = host.startswith("*.")
     if "*" in host[1 if wild else 0 :]:

@@ -171,7 +171,7 @@ def _match_peer(rule: Rule, direction: Direction, to: Destination, subject: Subj
         return Match.YES, ""
     if peer.scheme != to.scheme:
         return Match.NO, "another scheme"
-    if direction is Direction.OUT and not peer.has_port(to.port):
+    if direction is Direction.OUT and not peer.has_port(to.port, untold=not rule.action.opens):
         return Match.NO, "another port"  # for `in`, the peer's source port says nothing and is ignored
     if peer.name is not None or peer.suffix is not None:
         names = subject.proved_names if direction is Direction.IN else (to.name,)
