@@ -196,7 +196,9 @@ class Admits(CensusTestCase):
     def test_one_that_is_withdrawn_while_it_waits_is_told_nothing(self) -> None:
         self.fill()
         self.admit("fourth")
+        self.assertTrue(self.census.is_waiting("fourth"))
         self.census.withdraw("fourth")
+        self.assertFalse(self.census.is_waiting("fourth"))
         self.look()
         self.assertEqual((self.told, self.census.used), ([], 3))
 

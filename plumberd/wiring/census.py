@@ -136,6 +136,10 @@ class Census:
             else:
                 del self._expected_of[uid]
 
+    def is_waiting(self, owner: object) -> bool:
+        """Tell whether *owner* waits for the kernel's answer: at its deadline a limit is in its way."""
+        return owner in self._waiting
+
     # -- all of them
 
     @property
