@@ -232,8 +232,8 @@ class Lengths(DeadlinesTestCase):
             self.assertEqual(
                 {n: deadlines.is_set(n) for n in map(str, range(8))}, {str(n): str(n) in due for n in range(8)}
             )
-        while calls := clock.getDelayedCalls():
-            clock.advance(calls[0].getTime() - clock.seconds())
+        while left := clock.getDelayedCalls():
+            clock.advance(left[0].getTime() - clock.seconds())
         self.assertEqual(due, {})
 
 
