@@ -37,8 +37,11 @@ NOT_PURE = frozenset(
 TWISTED = ("plumberd.effects", "plumberd.wiring", "plumberd.endpoints")
 """Who may import Twisted; endpoints is for programs that are written with it."""
 
-ALONE = ("plumberd.aio", "plumberd.client", "plumberd.framing", "plumberd.plumb", "plumberd.pump")
+ALONE = ("plumberd.aio", "plumberd.client", "plumberd.commands", "plumberd.framing", "plumberd.plumb", "plumberd.pump")
 """For programs that have nothing but the standard library."""
+
+OFFLINE = "plumberd.commands.offline"
+"""Reads a broker's configuration for two commands, and so imports what the broker is made of, where it is called."""
 
 
 def module_name(path: Path) -> str:
@@ -55,13 +58,18 @@ def is_in(name: str, *packages: str) -> bool:
 def imports(tree: ast.Module) -> Iterator[str]:
     """Yield the full name of whatever is imported anywhere in a module, inside of functions too."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name
-        elif isinstance(node, ast.ImportFrom):
-            yield "." * node.level + (node.module or "")
-            for alias in node.names:
-                yield f"{'.' * node.level}{node.module or ''}.{alias.name}"
+        yield from imports_of(node)
+
+
+def imports_of(node: ast.AST) -> Iterator[str]:
+    """Yield the full name of whatever one statement imports."""
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            yield alias.name
+    elif isinstance(node, ast.ImportFrom):
+        yield "." * node.level + (node.module or "")
+        for alias in node.names:
+            yield f"{'.' * node.level}{node.module or ''}.{alias.name}"
 
 
 MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
@@ -108,12 +116,29 @@ class Rings(TreeTestCase):
 
     def test_clients_know_the_pure_ring_each_other_and_the_standard_library_alone(self) -> None:
         offences = []
-        for name in ALONE:
+        for name in (name for name in MODULES if is_in(name, *ALONE) and name != OFFLINE):
             for imported in imports(TREES[name]):
                 known = imported.split(".")[0] in sys.stdlib_module_names
                 if not known and imported != "plumberd" and not is_in(imported, "plumberd.pure", *ALONE):
                     offences.append(f"{name} imports {imported}")
         self.assertEqual(offences, [])
+
+    def test_what_reads_a_configuration_for_a_client_imports_the_broker_where_it_is_called(self) -> None:
+        needed = {i for i in imports(TREES[OFFLINE]) if is_in(i, "plumberd.effects", "plumberd.wiring")}
+        self.assertTrue(needed)
+        at_once = {i for node in TREES[OFFLINE].body for i in imports_of(node)} & needed
+        self.assertEqual(at_once, set())
+
+    def test_no_client_s_module_imports_that_before_it_is_called(self) -> None:
+        at_once = {
+            f"{name} imports {imported}"
+            for name in MODULES
+            if is_in(name, *ALONE)
+            for node in TREES[name].body
+            for imported in imports_of(node)
+            if is_in(imported, OFFLINE)
+        }
+        self.assertEqual(at_once, set())
 
     def test_the_package_itself_imports_nothing(self) -> None:
         self.assertEqual([i for i in imports(TREES["plumberd"]) if not i.startswith("__future__")], [])

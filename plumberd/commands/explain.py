@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plumberd import client
@@ -13,8 +13,8 @@ from plumberd.pure.pairs import VARIABLES
 from plumberd.pure.policy.assertion import check_target, check_who, parse_service
 from plumberd.pure.policy.direction import Direction
 
-TITLES = {"default": "default", "rules": "rules"}
-"""Steps of which a broker tells one line each; what it tells besides is shown by its own name."""
+TITLE_CHARS = 9
+"""Longest title of a step."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,35 +85,39 @@ def lines_of(answer: dict[str, Any]) -> list[str]:
             continue
         lines += _rule_lines(rules)
         rules = []
-        lines.append(f"{step['step']:<9} {step['text']}")
+        lines.append(_line(step["step"], step["text"]))
     lines += _rule_lines(rules)
-    lines += [f"{'reason':<9} {answer['reason']}"] if answer["reason"] else []
-    return [*lines, verdict_of(answer)]
+    reason = answer["reason"]
+    if reason and not any(step["text"].endswith(reason) for step in answer["steps"]):
+        lines.append(_line("reason", reason))
+    return [*lines, _line(*verdict_of(answer))]
 
 
-def verdict_of(answer: dict[str, Any]) -> str:
-    """Return one line: granted or refused, the word, the rule that decided, the mode."""
-    return ", ".join(_verdict_parts(answer))
-
-
-def _verdict_parts(answer: dict[str, Any]) -> Iterator[str]:
-    if not answer["granted"]:
-        yield f"{'refused':<9} {answer['word'] or 'denied'}"
-    elif answer["would"]:
-        yield f"{'granted':<9} only because refusals are just logged (it would be {answer['would']})"
-    else:
-        yield f"{'granted':<9} {answer['mode'] or 'no hand-over'}"
+def verdict_of(answer: dict[str, Any]) -> tuple[str, str]:
+    """Return ``granted`` or ``refused``, and the mode or the word with the rule that decided."""
+    granted = answer["granted"]
+    parts = [answer["mode"] if granted else answer["word"] or "denied"]
+    if granted and answer["would"]:
+        parts.append(f"though it would be {answer['would']}: refusals are only logged")
     rule = answer["rule"]
     if rule["number"] is not None:
         place = f" ({rule['source']})" if rule["source"] else ""
-        yield f"by rule {rule['number']}{place}: {rule['text']}"
+        parts.append(f"by rule {rule['number']}{place}: {rule['text']}")
     elif rule["text"]:
-        yield f"by {rule['text']}"
+        parts.append(f"by {rule['text']}")
+    return "granted" if granted else "refused", ", ".join(part for part in parts if part)
 
 
 def _rule_lines(rules: list[dict[str, Any]]) -> list[str]:
     """Return the rules that were tried, one below the other."""
-    return aligned((f"rule {one['number']}", one["matches"], one["text"], one["source"], one["why"]) for one in rules)
+    return aligned(
+        (f"{'rule':<{TITLE_CHARS}} {one['number']}", one["matches"], one["text"], one["source"], one["why"])
+        for one in rules
+    )
+
+
+def _line(title: str, text: str) -> str:
+    return plain(f"{title:<{TITLE_CHARS}} {text}")
 
 
 def _ask(request: dict[str, Any], args: argparse.Namespace) -> dict[str, Any] | None:

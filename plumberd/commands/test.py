@@ -10,6 +10,7 @@ from plumberd import client
 from plumberd.commands.explain import request_of, verdict_of
 from plumberd.commands.output import ERROR, OK, REFUSED, complain, say, say_json
 from plumberd.pure.policy.assertion import FILE_BYTES, Assertion, AssertionsError, parse_assertions
+from plumberd.pure.refusals import Refusal
 
 Prove = Callable[[Assertion], dict[str, Any]]
 """Returns the explanation of an assertion; raises :class:`Undecided`."""
@@ -44,7 +45,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def failure_of(assertion: Assertion, prove: Prove, file: str) -> dict[str, Any] | None:
-    """Return what is wrong, or ``None`` where the policy does what is wanted."""
+    """Return what is wrong, or ``None`` where the policy does what is wanted.
+
+    What the rules grant and this version cannot do (``not-possible``) is granted: it is the policy
+    that is tried. A mode that is wanted has to be one that is there.
+    """
     wanted = "granted" if assertion.granted else "refused"
     if assertion.mode is not None:
         wanted += f", {assertion.mode}"
@@ -53,10 +58,11 @@ def failure_of(assertion: Assertion, prove: Prove, file: str) -> dict[str, Any] 
         answer = prove(assertion)
     except Undecided as e:
         return {**failure, "found": f"no verdict: {e}", "reason": "", "rule": None}
-    same = answer["granted"] is assertion.granted
-    if same and (assertion.mode is None or answer["mode"] == assertion.mode):
+    granted = answer["granted"] or answer["word"] == Refusal.NOT_POSSIBLE.value
+    if granted is assertion.granted and (assertion.mode is None or answer["mode"] == assertion.mode):
         return None
-    return {**failure, "found": verdict_of(answer), "reason": answer["reason"], "rule": answer["rule"]}
+    found = ": ".join(verdict_of(answer))
+    return {**failure, "found": found, "reason": answer["reason"], "rule": answer["rule"]}
 
 
 def lines_of(failure: dict[str, Any]) -> list[str]:
@@ -100,6 +106,8 @@ def _ask_broker(assertion: Assertion, rundir: str | None) -> dict[str, Any]:
         answer, _ = client.ask(_request(assertion), rundir=rundir)
     except client.Refused as e:
         raise Undecided(f"{e.word}: {e.reason}") from None
+    if answer["word"] in (Refusal.UNREACHABLE.value, Refusal.TIMEOUT.value):
+        raise Undecided(answer["reason"])  # a name that has no address today says nothing about the rules
     return answer
 
 

@@ -227,6 +227,8 @@ def _address(text: str) -> IPAddress:
 
 def _check_caller(text: str) -> None:
     """Refuse what is no one caller: an address, or a name that a certificate proves."""
+    if "@" in text:  # the message about it would show a password
+        raise ValueError("a caller has no user and no password: wanted tcp:ADDRESS or tls:NAME")
     try:
         peer = parse_peer(text, Direction.IN)
     except PeerError as e:
