@@ -1,4 +1,4 @@
-"""plumberd.pure.who: what the log says about who was asking."""
+"""plumberd.pure.who: who was asking, as the log and as rules have it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ipaddress
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from plumberd.pure.policy.subject import Standing, Subject
 from plumberd.pure.who import LocalWho, RemoteWho
 from tests.tables import each
 
@@ -30,4 +31,22 @@ class Shown(SynchronousTestCase):
         self.assertEqual((who.confined, who.same_cgroup), ("", False))
 
     def test_a_remote_peer_has_proved_nothing_until_that_is_said(self) -> None:
-        self.assertIsNone(RemoteWho("tcp", ipaddress.ip_address("192.0.2.7")).name)
+        self.assertEqual(RemoteWho("tcp", ipaddress.ip_address("192.0.2.7")).identities, frozenset())
+
+
+class Judged(SynchronousTestCase):
+    """Everybody as rules see him."""
+
+    def test_a_local_client_is_its_uid_all_its_groups_and_its_cgroup(self) -> None:
+        who = LocalWho(1000, 100, (27, 5), 42, cgroup="/system.slice/ci.service")
+        wanted = Subject(Standing.LOCAL, 1000, frozenset((100, 27, 5)), "/system.slice/ci.service")
+        self.assertEqual(who.subject, wanted)
+
+    def test_a_confined_one_is_that_too(self) -> None:
+        self.assertEqual(LocalWho(0, 0, (), 1, "chroot").subject, Subject(Standing.CONFINED, 0, frozenset((0,))))
+
+    def test_a_caller_is_what_it_has_proved(self) -> None:
+        proved = frozenset(("cert:a.example", "psk:k"))
+        who = RemoteWho("tls", ipaddress.ip_address("192.0.2.7"), 1, proved)
+        self.assertEqual(who.subject, Subject(Standing.REMOTE, words=proved))
+        self.assertEqual(RemoteWho("tcp", None).subject, Subject(Standing.REMOTE))
