@@ -95,11 +95,14 @@ class Conversation:
         self._untaken = False
         self._served = False
         self._in_loop = False
+        self._idle: Callable[[], None] | None = None
         self.left_unread = False
         """Whether a descriptor was sent that the client has not taken; it lies in a live client's queue."""
 
-    def start(self) -> None:
-        """Read what is there already, then wait for more."""
+    def start(self, received: Received | None = None) -> None:
+        """Read what is there already, then wait for more; *received* is a request that came another way."""
+        if received is not None:
+            self._received.append(received)
         self._patience.set(self, self._too_slow)
         self._poll.watch(self.sock.fileno(), self._ready)
         self._read()
@@ -126,6 +129,23 @@ class Conversation:
     def refuse(self, ident: str | int | None, word: Refusal, reason: str) -> None:
         """Refuse in the client's dialect; in a dialect of one lookup the connection ends."""
         self.answer(self.dialect.refuse(ident, word, reason))
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether nothing is under way, so that something may be pushed."""
+        return self._state == _RESTING and not self._closed
+
+    def serve(self, idle: Callable[[], None]) -> None:
+        """Stay open while nothing is asked, and call *idle* whenever something may be pushed."""
+        self._idle = idle
+
+    def push(self, send: Send, fd: int) -> None:
+        """Send what nobody asked for, while :attr:`is_resting`. *fd* is closed here, once, sent or not.
+
+        A client that does not take it in time is one that has gone.
+        """
+        self._fd = fd
+        self._send((send,), False, None)
 
     def close(self) -> None:
         """End the connection, drop what was not sent, tell whom it concerns. Idempotent."""
@@ -177,6 +197,8 @@ class Conversation:
             data, ancillary, _, _ = self.sock.recvmsg(self._read_bytes, _ANCILLARY_BYTES, _FLAGS)
         except BlockingIOError:
             self._state = _RESTING
+            if self._idle is not None:
+                self._idle()
             return
         except OSError:
             self.close()
@@ -278,7 +300,10 @@ class Conversation:
         if self._last:
             self.close()
         elif not self._closed:
-            self._patience.set(self, self._too_slow)
+            if self._idle is None or self._decoder.pending:
+                self._patience.set(self, self._too_slow)
+            else:
+                self._patience.cancel(self)
             if not self._in_loop:
                 self._read()
 

@@ -102,6 +102,8 @@ def choose_local_mode(wish: Mode, *, same_kind: bool, packets: bool) -> Mode:
 def _why_not_direct(who: LocalWho, powers: Powers) -> str | None:
     if who.confined:
         return f"the client is confined ({who.confined})"
+    if who.restricted:
+        return "the connection that asks is restricted"
     if who.uid != powers.uid:
         return f"the client's uid {who.uid} is not the broker's ({powers.uid})"
     if not who.same_cgroup:

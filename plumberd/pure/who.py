@@ -16,6 +16,7 @@ class LocalWho:
     :ivar pid: of the process that sent the request.
     :ivar confined: why it counts as confined, or ``""`` where it is proved not to be.
     :ivar same_cgroup: whether its cgroup is proved to be the broker's.
+    :ivar restricted: whether it asks on a connection that was restricted, and may have been inherited.
     :ivar cgroup: the whole path of its cgroup, or ``None`` where it was not asked for or can't be told.
     """
 
@@ -26,6 +27,7 @@ class LocalWho:
     confined: str = ""
     same_cgroup: bool = False
     cgroup: str | None = None
+    restricted: bool = False
 
     @property
     def subject(self) -> Subject:
@@ -35,7 +37,8 @@ class LocalWho:
 
     def __str__(self) -> str:
         cage = f" confined ({self.confined})" if self.confined else ""
-        return f"uid={self.uid} gid={self.gid} pid={self.pid}{cage}"
+        bound = " restricted" if self.restricted else ""
+        return f"uid={self.uid} gid={self.gid} pid={self.pid}{cage}{bound}"
 
 
 @dataclass(frozen=True)

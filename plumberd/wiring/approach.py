@@ -16,8 +16,10 @@ from typing import Protocol
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from plumberd.pure.handshake import SaidNo
 from plumberd.pure.policy.decide import Question, Verdict, judge
 from plumberd.pure.policy.direction import Direction
+from plumberd.pure.policy.explain import not_known_here
 from plumberd.pure.policy.peer import Destination
 from plumberd.pure.policy.route import Endpoint, Way, destination
 from plumberd.pure.policy.subject import Standing, Subject
@@ -27,7 +29,10 @@ from plumberd.wiring.core import Core
 from plumberd.wiring.reach import Reach, Reached, Traveller, carrier_of
 
 GOES_ON = (Refusal.UNREACHABLE, Refusal.TIMEOUT, Refusal.UNKNOWN_SERVICE)
-"""What makes room for the next alternative; everything else is an answer."""
+"""What makes room for the next alternative; everything else is an answer, and so is a far side's own no.
+
+(What a scheme daemon of another process passes on of a far side's no cannot be told from its own.)
+"""
 
 Done = Callable[["Reached | Refused"], None]
 
@@ -59,13 +64,14 @@ class Approach:
         traveller: Traveller,
         done: Done,
         *,
-        about_to: Callable[[Approach], None],
+        about_to: Callable[[Approach, Callable[[], None]], None],
         mark: Callable[[str], None],
     ) -> None:
         """Prepare.
 
         :param service: what was asked for, before redirects.
-        :param about_to: called before anything is dialled, when all else is known; it may raise Refused.
+        :param about_to: called before anything is dialled, when all else is known, with what goes on,
+            now or later; it may raise Refused.
         :param mark: told the name of each step that is over.
         """
         self._core = core
@@ -95,12 +101,17 @@ class Approach:
     def start(self) -> None:
         """Begin with the first alternative; *done* may be called before this returns.
 
-        :raises Refused: what the rules refuse, or cannot be done; not what cannot be reached.
+        :raises Refused: what the rules refuse, or cannot be done; not what cannot be reached. Nothing is
+            under way then.
         """
         self.target = self._left.pop(0)
         if self._left:
             self._timer = self._core.reactor.callLater(self._share(), self._too_slow)
-        self._decide_names()
+        try:
+            self._decide_names()
+        except BaseException:
+            self.cancel()  # else its time would run on, and the next alternative have its turn
+            raise
 
     def cancel(self) -> None:
         """Give up and close what was made; *done* will not be called."""
@@ -149,11 +160,12 @@ class Approach:
         self.addresses = self.to.addresses or ()
         if self.verdict.granted is None:
             # An endpoint resolves its name by itself, so nothing can be judged but the name.
-            raise Refused(
-                Refusal.DENIED, f"a rule for addresses comes first, and those of {self.to} are not known here"
-            )
+            raise not_known_here(self.to)
         self.carrier = carrier_of(self._core, self.target, self.verdict.addresses)
-        self._about_to(self)
+        self._about_to(self, self._dial)
+
+    def _dial(self) -> None:
+        assert self.verdict is not None
         reach = Reach(self._core, self.target, self.verdict.addresses, self._traveller, self._reached, self._mark)
         self._step = reach
         try:
@@ -181,7 +193,7 @@ class Approach:
 
     def _failed(self, refused: Refused) -> None:
         self.cancel()
-        if self._are_alternatives and refused.word in GOES_ON:
+        if self._are_alternatives and refused.word in GOES_ON and not isinstance(refused, SaidNo):
             self._core.backoff.failed(self.target, self._core.reactor.seconds())
             self._failures.append(refused.reason)
             if self._left:

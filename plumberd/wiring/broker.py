@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import socket
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 
 from twisted.logger import Logger
 
 from plumberd.effects.accept import Acceptor
 from plumberd.effects.audit import Outcome
+from plumberd.effects.control import ControlSocket
 from plumberd.effects.conversation import Conversation, Received
 from plumberd.effects.credentials import Sender, maker_of
 from plumberd.effects.deadline import Deadlines
 from plumberd.effects.rundir import BoundSocket, bind_socket
 from plumberd.pure.admission import FairQueue
 from plumberd.pure.dialects import DIALECTS, Dialect, Kind, Request
+from plumberd.pure.dialects.native import NativeDecoder
 from plumberd.pure.refusals import Refusal, Refused
+from plumberd.wiring.asker import Asker, Permit
 from plumberd.wiring.core import Core
 from plumberd.wiring.lookup import Lookup
 from plumberd.wiring.operations import Operations
+from plumberd.wiring.tcpd import Tcpd
+
+_ONE_ANSWER = dataclasses.replace(DIALECTS["native"], conversation=False)
+"""The native dialect as it is spoken where a control socket's answers go."""
 
 FORGOTTEN_SECONDS = 600.0
 """A descriptor that lies unread in a live client's queue stays on its user's account so long."""
@@ -30,15 +39,18 @@ class Broker:
 
     _log = Logger("plumberd.broker")
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, tcpd: Tcpd) -> None:
         self._core = core
         self.lookups: FairQueue[int, Lookup] = FairQueue(1, 1, 1)
         self.unread: FairQueue[int, Lookup] = FairQueue(1, 1, 2**31)
+        self._have_room: deque[Lookup] = deque()
+        self._is_sending = False
         self.reconfigure()
-        self._operations = Operations(core, self)
+        self._operations = Operations(core, self, tcpd)
         self._forgotten = Deadlines(core.reactor, FORGOTTEN_SECONDS)
         self._under_way: dict[Conversation, Lookup] = {}
-        self._conversations: dict[Conversation, Sender] = {}
+        self._conversations: dict[Conversation, Asker] = {}
+        self._controls: dict[ControlSocket, int] = {}
         self._of_uid: dict[int, int] = {}
         self._bound: list[BoundSocket] = []
         self._acceptors: list[Acceptor] = []
@@ -50,13 +62,23 @@ class Broker:
             self._core.poll.again(self._next_one(lookup))
         # What lies unread counts against the broker's own descriptors, for all users together.
         most = min(limits.unread_descriptors_per_uid, descriptors // 4)
-        for lookup in self.unread.change(most, descriptors // 2, 2**31):
-            lookup.send()
+        self._have_room.extend(self.unread.change(most, descriptors // 2, 2**31))
+        self._send_all()
 
     @property
     def conversations(self) -> int:
         """How many clients are connected."""
         return len(self._conversations)
+
+    @property
+    def connections_by_uid(self) -> Mapping[int, int]:
+        """How many connections each user has."""
+        return self._of_uid
+
+    @property
+    def connections_per_uid(self) -> int:
+        """How many one user may have; never more than a quarter of the descriptors."""
+        return min(self._core.settings.limits.connections_per_uid, self._core.descriptors // 4)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -96,6 +118,8 @@ class Broker:
         for bound in self._bound:
             bound.close()
         self._bound.clear()
+        for control in list(self._controls):
+            control.close()
         for conversation in list(self._conversations):
             conversation.close()
         self._forgotten.close()
@@ -108,14 +132,13 @@ class Broker:
         except OSError:
             sock.close()
             return
-        uid = maker[1]
-        count = self._of_uid.get(uid, 0)
-        limit = min(self._core.settings.limits.connections_per_uid, self._core.descriptors // 4)
-        if count >= limit:
+        self._serve(dialect, sock, Asker(maker))
+
+    def _serve(self, dialect: Dialect, sock: socket.socket, asker: Asker, received: Received | None = None) -> None:
+        """Begin to talk on *sock*, and own it."""
+        if not self._enter(asker.uid):
             sock.close()
-            self._note("busy", f"uid={uid}", f"connections_per_uid: uid {uid} has {limit} connections already")
             return
-        self._of_uid[uid] = count + 1
         conversation = Conversation(
             self._core.poll,
             sock,
@@ -126,39 +149,50 @@ class Broker:
             broken=self._broken,
             gone=self._gone,
         )
-        self._conversations[conversation] = maker
+        self._conversations[conversation] = asker
         try:
-            conversation.start()
+            conversation.start(received)
         except Exception:
             self._log.failure("a client could not be served")
             conversation.close()
 
+    def _enter(self, uid: int) -> bool:
+        """Count one more connection of a user; tell whether it may have it."""
+        count, limit = self._of_uid.get(uid, 0), self.connections_per_uid
+        if count >= limit:
+            self._note("busy", f"uid={uid}", f"connections_per_uid={limit}: uid {uid} has so many connections already")
+            return False
+        self._of_uid[uid] = count + 1
+        return True
+
+    def _leave(self, uid: int) -> None:
+        left = self._of_uid[uid] - 1
+        if left:
+            self._of_uid[uid] = left
+        else:
+            del self._of_uid[uid]
+
     def _asked(self, conversation: Conversation, received: Received) -> None:
-        request, maker = received.request, self._conversations[conversation]
+        request, asker = received.request, self._conversations[conversation]
         sender = received.sender
         if not isinstance(request, Request):
-            self._refuse(conversation, maker, request.ident, request.word, request.reason)
+            self._refuse(conversation, asker, request.ident, request.word, request.reason)
         elif request.op == "lookup":
-            lookup = Lookup(self._core, self, conversation, request, sender, maker)
+            lookup = Lookup(self._core, self, conversation, request, sender, asker)
             self._under_way[conversation] = lookup
             lookup.enter()
         else:
             try:
-                self._operations.perform(conversation, request, maker, sender)
+                self._operations.perform(conversation, request, asker, sender)
             except Refused as e:
-                self._refuse(conversation, maker, request.ident, e.word, e.reason)
+                self._refuse(conversation, asker, request.ident, e.word, e.reason)
 
     def _broken(self, conversation: Conversation, word: Refusal, reason: str) -> None:
-        maker = self._conversations[conversation]
-        self._note(word.value, f"uid={maker[1]} pid={maker[0]}", f"{conversation.dialect.name}: {reason}")
+        pid, uid, _ = self._conversations[conversation].maker
+        self._note(word.value, f"uid={uid} pid={pid}", f"{conversation.dialect.name}: {reason}")
 
     def _gone(self, conversation: Conversation) -> None:
-        maker = self._conversations.pop(conversation)
-        left = self._of_uid[maker[1]] - 1
-        if left:
-            self._of_uid[maker[1]] = left
-        else:
-            del self._of_uid[maker[1]]
+        self._leave(self._conversations.pop(conversation).uid)
         self._operations.gone(conversation)
         lookup = self._under_way.pop(conversation, None)
         if lookup is not None:
@@ -191,19 +225,59 @@ class Broker:
     def _make_room(self, uid: int) -> None:
         following = self.unread.leave(uid)
         if following is not None:
-            following.send()
+            self._have_room.append(following)
+            self._send_all()
 
-    # -- answers that are no lookups
+    def _send_all(self) -> None:
+        """Let those send that have room now: one after the other, for one that has no use for it makes room again."""
+        if self._is_sending:
+            return
+        self._is_sending = True
+        try:
+            while self._have_room:
+                self._have_room.popleft().send()
+        finally:
+            self._is_sending = False
 
-    def connections_of(self, uid: int) -> int:
+    # -- what operations ask for (see operations.Desk)
+
+    def restrict(self, conversation: Conversation, permit: Permit) -> None:
         """See :class:`plumberd.wiring.operations.Desk`."""
-        return self._of_uid.get(uid, 0)
+        self._conversations[conversation].permit = permit
+
+    def give_control(self, conversation: Conversation, request: Request, permit: Permit) -> None:
+        """See :class:`plumberd.wiring.operations.Desk`."""
+        uid = permit.who.uid
+        if not self._enter(uid):
+            raise Refused(Refusal.BUSY, f"connections_per_uid: uid {uid} has too many connections already")
+        asker = Asker((permit.who.pid, uid, permit.who.gid), permit)
+        decoder = NativeDecoder(self._core.settings.limits.lookup_bytes)
+
+        def asked(sock: socket.socket, payload: bytes, sender: Sender | None) -> None:
+            self._serve(_ONE_ANSWER, sock, asker, Received(decoder.one(payload), sender))
+
+        try:
+            control = ControlSocket(self._core.poll, decoder.limit_bytes, asked, self._control_ended)
+        except OSError as e:
+            self._leave(uid)
+            raise Refused(Refusal.BUSY, f"no descriptors for a control socket: {e.strerror}") from None
+        self._controls[control] = uid
+        control.start()
+        conversation.grant(request, control.theirs.detach(), "control", "", _forget)
+
+    def _control_ended(self, control: ControlSocket) -> None:
+        self._leave(self._controls.pop(control))
 
     def _refuse(
-        self, conversation: Conversation, maker: Sender, ident: str | int | None, word: Refusal, reason: str
+        self, conversation: Conversation, asker: Asker, ident: str | int | None, word: Refusal, reason: str
     ) -> None:
-        self._note(word.value, f"uid={maker[1]} pid={maker[0]}", f"{conversation.dialect.name}: {reason}")
+        pid, uid, _ = asker.maker
+        self._note(word.value, f"uid={uid} pid={pid}", f"{conversation.dialect.name}: {reason}")
         conversation.refuse(ident, word, reason)
 
     def _note(self, verdict: str, who: str, reason: str) -> None:
         self._core.audit.note(Outcome(verdict, who=who, reason=reason))
+
+
+def _forget(taken: bool) -> None:
+    """Whether a control socket was taken shows when its other end is closed."""

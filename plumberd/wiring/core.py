@@ -36,6 +36,8 @@ from plumberd.pure.policy.subject import ANYBODY, Standing, Subject
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import IPAddress
 from plumberd.pure.who import LocalWho
+from plumberd.wiring.census import Census
+from plumberd.wiring.registrations import Registrations
 from plumberd.wiring.settings import Settings
 
 DESCRIPTORS_A_RELAY = 4
@@ -53,6 +55,10 @@ def _cannot_reload() -> dict[str, Any]:
     raise Refused(Refusal.NOT_POSSIBLE, "nothing here can be read again")
 
 
+def _is_nowhere(address: IPAddress, port: int) -> bool:
+    return False
+
+
 @dataclass
 class Core:
     """Made once a process by :func:`make_core`; :meth:`close` ends it.
@@ -61,6 +67,8 @@ class Core:
     :ivar own: device and inode of every socket that this process listens on.
     :ivar descriptors: how many this process may have.
     :ivar relays: what is being carried.
+    :ivar registrations: services that are handed their connections.
+    :ivar is_here: whether an address and port is one that this process listens on for callers.
     :ivar reload: reads the configuration again; returns the answer of the op.
     :ivar generation: counts the policies that were in force; what was decided under another is decided again.
     """
@@ -77,10 +85,13 @@ class Core:
     descriptors: int
     connect_deadline: Deadlines
     patience: Deadlines
+    census: Census
     pipes: PipePool = field(default_factory=PipePool)
     relays: set[Relay | Half] = field(default_factory=set)
     relay_places: FairQueue[str, None] = field(init=False)
+    registrations: Registrations = field(init=False)
     backoff: Backoff = field(default_factory=Backoff)
+    is_here: Callable[[IPAddress, int], bool] = field(default=_is_nowhere)
     reload: Callable[[], dict[str, Any]] = field(default=_cannot_reload)
     generation: int = field(default=0, init=False)
     _log = Logger("plumberd")
@@ -92,6 +103,7 @@ class Core:
 
     def __post_init__(self) -> None:
         self.relay_places = FairQueue(1, 1, 0)
+        self.registrations = Registrations(self.services)
         self.reconfigure(self.settings)
         self._begin_audit_only()
 
@@ -129,6 +141,7 @@ class Core:
         self.connect_deadline.change(limits.connect_seconds)
         self.patience.change(limits.handshake_seconds)
         self.resolver.change(limits)
+        self.census.change(limits)
         # A relay takes two descriptors, and a pipe while bytes are under way: never more than there are.
         most = self.descriptors // DESCRIPTORS_A_RELAY
         self.relay_places.change(min(limits.relays_per_peer, most // 2), min(limits.relays, most), 0)
@@ -177,13 +190,12 @@ class Core:
 
         :raises Refused: ``busy`` where the limit is reached.
         """
-        if self.relay_places.enter(peer, None) is not Admission.NOW:
-            limits = self.settings.limits
-            raise Refused(
-                Refusal.BUSY,
-                f"relays={limits.relays}, relays_per_peer={limits.relays_per_peer}: so many are carried already, "
-                f"or as many as {self.descriptors} descriptors are enough for",
-            )
+        places = self.relay_places
+        if places.enter(peer, None) is not Admission.NOW:
+            reason = f"relays={places.total}: so many are carried already"
+            if places.active_of(peer) >= places.per_key:
+                reason = f"relays_per_peer={places.per_key}: so many are carried for {peer} already"
+            raise Refused(Refusal.BUSY, reason)
 
     def end_relay(self, peer: str, relay: Relay | Half) -> None:
         """Count one less."""
@@ -216,6 +228,7 @@ class Core:
         """Let the reactor forget everything."""
         if self._audit_only is not None:
             self._audit_only.cancel()
+        self.census.close()
         self.connect_deadline.close()
         self.patience.close()
         self.resolver.close()
@@ -244,6 +257,7 @@ def make_core(reactor: Any, settings: Settings, resolver: Resolver | None = None
         descriptors=descriptors,
         connect_deadline=Deadlines(reactor, settings.limits.connect_seconds),
         patience=Deadlines(reactor, settings.limits.handshake_seconds),
+        census=Census(poll, reactor, settings.limits),
     )
 
 

@@ -17,7 +17,7 @@ from plumberd.pure.policy.decide import Verdict
 from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.explain import Answer, Asked, Explanation, explain
 from plumberd.pure.policy.peer import ANY, Destination, PeerError, parse_peer
-from plumberd.pure.policy.route import Endpoint
+from plumberd.pure.policy.route import Endpoint, destination
 from plumberd.pure.policy.subject import (
     Condition,
     ConditionError,
@@ -30,7 +30,7 @@ from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import Uri
 from plumberd.pure.who import LocalWho
 from plumberd.wiring.core import Core
-from plumberd.wiring.reach import SERVED, carrier_of
+from plumberd.wiring.reach import carrier_of, check_leads_away, check_served
 from plumberd.wiring.settings import Settings
 
 CONFINED = "confined"
@@ -112,6 +112,10 @@ def explaining(core: Core, asked: Asked, subject: Subject, who: str, client: Loc
     """
 
     def mode_of(verdict: Verdict, target: Uri | Endpoint) -> str:
+        if asked.direction is Direction.IN:
+            to = target.destination() if isinstance(target, Endpoint) else destination(target)
+            check_leads_away(core, asked.service or "", to, verdict.addresses)
+            return _onward(target)
         wish = verdict.handover or core.settings.handover
         carrier = carrier_of(core, target, verdict.addresses)
         return _mode(wish, target, client or _described(subject, core.powers), core.powers, carrier)
@@ -131,6 +135,8 @@ def explain_offline(
     subject, who = subject_as(members.get("as", ()), asked)
 
     def mode_of(verdict: Verdict, target: Uri | Endpoint) -> str:
+        if asked.direction is Direction.IN:
+            return _onward(target)
         carrier = "an administrator's endpoint" if isinstance(target, Endpoint) else ""
         return _mode(verdict.handover or settings.handover, target, _described(subject, powers), powers, carrier)
 
@@ -151,10 +157,14 @@ def run(steps: Explaining, resolve: Callable[[str], Answer]) -> Explanation:
 def _mode(wish: Mode, target: Uri | Endpoint, who: LocalWho, powers: Powers, carrier: str) -> str:
     if isinstance(target, Uri) and target.scheme == "unix":
         return choose_local_mode(wish, same_kind=True, packets=False).value
-    if isinstance(target, Uri) and target.scheme not in SERVED:
-        served = ", ".join(SERVED)
-        raise Refused(Refusal.NOT_POSSIBLE, f"nothing here carries {target.scheme}; served are {served}")
+    check_served(target)
     return choose_mode(wish, who, powers, carrier=carrier).value
+
+
+def _onward(target: Uri | Endpoint) -> str:
+    """Return the mode of a caller's connection that leads on from here."""
+    check_served(target)
+    return Mode.RELAYED.value
 
 
 def _described(subject: Subject, powers: Powers) -> LocalWho:

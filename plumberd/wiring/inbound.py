@@ -30,7 +30,7 @@ from plumberd.pure.uri import IPAddress
 from plumberd.pure.who import RemoteWho
 from plumberd.wiring.approach import Approach, guard
 from plumberd.wiring.core import Core
-from plumberd.wiring.reach import Reached, Traveller
+from plumberd.wiring.reach import Reached, Traveller, check_leads_away
 
 REFUSAL_SECONDS = 0.05
 """Every refusal goes out that long after the name came in: time tells a stranger nothing either."""
@@ -55,8 +55,6 @@ class Callers:
         self.refusals = Deadlines(core.reactor, REFUSAL_SECONDS)
         self.lingering = Deadlines(core.reactor, LINGER_SECONDS)
         self.peers: set[Inbound] = set()
-        self.is_here: Callable[[IPAddress, int], bool] = lambda _address, _port: False
-        """Whether an address and port is one that is listened on here for callers who name a service."""
         limits = core.settings.limits
         self.handshakes: FairQueue[str, None] = FairQueue(limits.handshakes_per_address, limits.handshakes, 0)
 
@@ -101,12 +99,11 @@ class Inbound:
         """Count this caller and give it its deadline; tell whether it may go on."""
         self._key = _account(self.who)
         if self.callers.handshakes.enter(self._key, None) is not Admission.NOW:
-            limits = self.core.settings.limits
-            self.note(
-                "busy",
-                f"handshakes_per_address={limits.handshakes_per_address}, handshakes={limits.handshakes}: "
-                f"so many are under way from {self._key}, or in all",
-            )
+            places = self.callers.handshakes
+            reason = f"handshakes={places.total}: so many are under way"
+            if places.active_of(self._key) >= places.per_key:
+                reason = f"handshakes_per_address={places.per_key}: so many are under way from {self._key}"
+            self.note("busy", reason)
             self._over = True
             return False
         self.callers.peers.add(self)
@@ -172,6 +169,7 @@ class Inbound:
 
     def _decide(self, first_read: bytes) -> None:
         self._generation = self.core.generation
+        self._approach = None
         self._service = name = called(first_read)
         address, subject = self.who.address, self.who.subject
         to = Destination(self.who.scheme, None, None if address is None else (address,), None)
@@ -192,13 +190,11 @@ class Inbound:
         )
         approach.start()
 
-    def _about_to(self, approach: Approach) -> None:
-        """Refuse what would come back here at once; longer loops end at the limits for handshakes."""
-        uri = approach.uri
-        if uri is not None and uri.service == self._service and approach.verdict is not None:
-            for address in approach.verdict.addresses:
-                if self.callers.is_here(address, uri.port):
-                    raise Refused(Refusal.NOT_POSSIBLE, f"{self._service} leads to {uri}, which is this very listener")
+    def _about_to(self, approach: Approach, go_on: Callable[[], None]) -> None:
+        """Refuse what would come back here at once; loops through others end at the limits."""
+        assert approach.to is not None and approach.verdict is not None
+        check_leads_away(self.core, self._service, approach.to, approach.verdict.addresses)
+        go_on()
 
     def _reached(self, result: Reached | Refused, first_read: bytes) -> None:
         if isinstance(result, Refused):
@@ -233,6 +229,8 @@ class Inbound:
     def _refuse(self, refused: Refused) -> None:
         self.note(refused.word.value, refused.reason)
         self.core.connect_deadline.cancel(self)
+        if self._approach is not None:
+            self._approach.cancel()
         self._refused = refused.word
         if not self.callers.refusals.is_set(self):
             self.tell(refusal(refused.word))

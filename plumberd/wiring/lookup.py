@@ -10,7 +10,9 @@ not coroutines: a coroutine a lookup costs a quarter of all set-ups.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import socket
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from plumberd.effects.audit import Outcome
@@ -27,9 +29,13 @@ from plumberd.pure.refusals import REASON_BYTES, Refusal, Refused
 from plumberd.pure.uri import IPAddress, Uri
 from plumberd.pure.who import LocalWho
 from plumberd.wiring.approach import Approach, guard
+from plumberd.wiring.asker import Asker
 from plumberd.wiring.core import Core
 from plumberd.wiring.delivery import Handing, prepare
 from plumberd.wiring.reach import Reached, Traveller
+
+COUNTED = (Mode.LOCKED, Mode.DIRECT)
+"""The modes in which a TCP socket leaves this process."""
 
 
 class Places(Protocol):
@@ -55,15 +61,15 @@ class Lookup:
         conversation: Conversation,
         request: Request,
         sender: Sender | None,
-        maker: Sender,
+        asker: Asker,
     ) -> None:
         self._core = core
         self._places = places
         self.conversation = conversation
         self._request = request
         self._sender = sender
-        self._maker = maker
-        self.uid = maker[1]
+        self._asker = asker
+        self.uid = asker.uid
         self._packets = conversation.dialect.kind is Kind.PACKET
         self._began = self._marked = core.reactor.seconds()
         self._steps: list[tuple[str, float]] = []
@@ -109,7 +115,8 @@ class Lookup:
 
     def _decide(self) -> None:
         self._generation = self._core.generation
-        self._who = who = self._core.inspector.who(self.conversation.sock, self._maker, self._sender)
+        self._approach = None
+        self._who = who = self._asker.who(self._core.inspector, self.conversation.sock, self._sender)
         self._mark("who")
         subject = self._core.subject_of(who)
         way = self._way(subject)
@@ -120,7 +127,7 @@ class Lookup:
             self._request.service,
             way,
             subject,
-            Traveller(self._account, who, owner, self._packets, self._endpoint_ended),
+            Traveller(self._account, who, owner, self._packets, self._ended_of(self._generation)),
             self._reached,
             about_to=self._about_to,
             mark=self._mark,
@@ -128,12 +135,25 @@ class Lookup:
         self._mark("route")
         approach.start()
 
-    def _about_to(self, approach: Approach) -> None:
-        """Choose the mode before anything is dialled, where that does not depend on what is found there."""
+    def _about_to(self, approach: Approach, go_on: Callable[[], None]) -> None:
+        """Choose the mode before anything is dialled, where that does not depend on what is found there.
+
+        A socket that will leave this process is counted, and may have to wait.
+        """
         assert self._who is not None
+        self._mode, census = Mode.AUTO, self._core.census
+        census.withdraw(self)  # what another alternative asked for
         if approach.uri is None or approach.uri.scheme != "unix":
             powers, packets = self._core.powers, self._packets
             self._mode = choose_mode(self._wish(), self._who, powers, carrier=approach.carrier, packets=packets)
+        if self._mode not in COUNTED or census.admit(self, self._who.uid, functools.partial(self._counted, go_on)):
+            go_on()
+
+    def _counted(self, go_on: Callable[[], None], refused: Refused | None) -> None:
+        if refused is not None:
+            self._refuse(refused)
+        else:
+            guard(self._refuse, go_on)
 
     def _reached(self, result: Reached | Refused) -> None:
         if isinstance(result, Refused):
@@ -142,9 +162,14 @@ class Lookup:
         self._sock, self._address = result.sock, result.address
         guard(self._refuse, self._deliver)
 
-    def _endpoint_ended(self, half: Half, up: int, down: int) -> None:
-        if self._granted:
-            self._note("ended", "reset" if half.reset else "closed", up, down)
+    def _ended_of(self, generation: int) -> Callable[[Half, int, int], None]:
+        """Return what is told the end of an endpoint's relay; one that was made under another policy is not ours."""
+
+        def ended(half: Half, up: int, down: int) -> None:
+            if self._granted and generation == self._generation:
+                self._note("ended", "reset" if half.reset else "closed", up, down)
+
+        return ended
 
     # -- the hand-over
 
@@ -172,7 +197,10 @@ class Lookup:
 
     def send(self) -> None:
         """There is room now: make the descriptor ready and hand it over."""
-        guard(self._refuse, self._send_late)
+        if self._over:
+            self._places.taken(self, forgotten=False)
+        else:
+            guard(self._refuse, self._send_late)
 
     def _send_late(self) -> None:
         if self._generation != self._core.generation:
@@ -191,6 +219,9 @@ class Lookup:
             self._places.taken(self, forgotten=False)
             raise
         self._mark("handover")
+        if self._mode in COUNTED and self._who is not None:
+            who, service, mode = self._who, self._request.service or "", self._mode.value
+            self._core.census.add(self, sock, who.uid, service, mode, who.pid, self._ident)
         self._granted = True
         self._note("granted", "")
         self._core.connect_deadline.cancel(self)
@@ -239,13 +270,14 @@ class Lookup:
 
     def _way(self, subject: Subject) -> Way:
         request, routes = self._request, self._core.settings.routes
-        if request.service is not None:
-            return find_way(request.service, request.pairs, routes, subject)
+        pairs = self._asker.pairs_for(request)
+        if request.uri is None and request.service is not None:
+            return find_way(request.service, pairs, routes, subject)
         uri = parse_target_uri(request.uri or "")
         if uri.scheme == "unix" and uri.service is not None:
             # a local service by its bare name: a lookup of that name, redirects and all
             self._request = dataclasses.replace(request, service=uri.service)
-            way = find_way(uri.service, request.pairs, routes, subject)
+            way = find_way(uri.service, pairs, routes, subject)
             if uri.options and isinstance(way.target, Uri) and way.local_service is not None:
                 return dataclasses.replace(way, targets=(dataclasses.replace(way.target, options=uri.options),))
             return way
@@ -254,13 +286,6 @@ class Lookup:
     def _wish(self) -> Mode:
         verdict = self._approach.verdict if self._approach else None
         return (verdict.handover if verdict else None) or self._core.settings.handover
-
-    def _leads_to(self) -> object:
-        """Where it goes, for the log: a local service as rules see it, everything else as its URI."""
-        approach = self._approach
-        if approach is None:
-            return ""
-        return (approach.uri if self._mode is not Mode.LOCAL else None) or approach.to or ""
 
     def _mark(self, step: str) -> None:
         now = self._core.reactor.seconds()
@@ -276,6 +301,8 @@ class Lookup:
         if self._sock is not None:
             most = self._places.unread.per_key
             where = f"its user has {most} descriptors unread (unread_descriptors_per_uid={most})"
+        elif self._core.census.is_waiting(self):
+            where = f"handed_over_per_uid={limits.handed_over_per_uid}, handed_over={limits.handed_over}: so many live"
         elif self.admitted:
             word = Refusal.TIMEOUT
             approach = self._approach
@@ -292,6 +319,7 @@ class Lookup:
 
     def _end(self) -> None:
         self._over = True
+        self._core.census.withdraw(self)
         self._core.connect_deadline.cancel(self)
         if self._approach is not None:
             self._approach.cancel()
@@ -311,7 +339,7 @@ class Lookup:
                 (approach.uri if approach and self._mode is not Mode.LOCAL else None)
                 or (approach and approach.to)
                 or "",
-                self._who or f"uid={self.uid}",
+                self._who or "",
                 "",
                 self._mode.value if verdict in ("granted", "ended") else "",
                 self._core.reactor.seconds() - self._began,
@@ -324,5 +352,6 @@ class Lookup:
                 steps=tuple(self._steps),
                 ident=self._ident,
                 generation=self._generation,
+                uid=self.uid,
             )
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from plumberd.effects.conversation import Conversation
@@ -12,12 +12,20 @@ from plumberd.effects.credentials import Sender
 from plumberd.pure.admission import FairQueue
 from plumberd.pure.dialects import Request
 from plumberd.pure.dialects.native import MESSAGE_BYTES, answer
+from plumberd.pure.names import check_service
+from plumberd.pure.pairs import Pairs
+from plumberd.pure.policy.decide import Question
+from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.explain import Answer
+from plumberd.pure.policy.peer import Destination
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.who import LocalWho
+from plumberd.wiring.asker import Asker, Permit, restrict
 from plumberd.wiring.core import Core
 from plumberd.wiring.explaining import Explaining, asked_of, explaining, subject_as
 from plumberd.wiring.status import about_client, about_everything
+from plumberd.wiring.tcpd import Tcpd
+from plumberd.wiring.usage import usage
 
 STEPS_BYTES = MESSAGE_BYTES - 8192
 """What the steps of an explanation may take of an answer; of longer ones the rules that did not match are left out."""
@@ -37,6 +45,8 @@ RIGHTS = {
     "explain": Right.ADMITTED,
     "why": Right.ADMITTED,
     "reload": Right.ADMIN,
+    "confine": Right.ADMITTED,
+    "serve": Right.EVERYBODY,
 }
 """Every operation; `status` and `explain` tell an administrator more."""
 
@@ -52,15 +62,24 @@ class Desk(Protocol):
     @property
     def conversations(self) -> int: ...
 
-    def connections_of(self, uid: int) -> int:
-        """How many connections a user has to the broker's sockets."""
+    @property
+    def connections_by_uid(self) -> Mapping[int, int]: ...
+    @property
+    def connections_per_uid(self) -> int: ...
+
+    def restrict(self, conversation: Conversation, permit: Permit) -> None:
+        """Make a connection look up what *permit* says, and no more, for ever."""
+
+    def give_control(self, conversation: Conversation, request: Request, permit: Permit) -> None:
+        """Answer with a control socket that is restricted so."""
 
 
 class Operations:
     """Answers one request at a time for each conversation; what it does for one that ends is cancelled."""
 
-    def __init__(self, core: Core, desk: Desk) -> None:
+    def __init__(self, core: Core, desk: Desk, tcpd: Tcpd) -> None:
         self._core = core
+        self._tcpd = tcpd
         self._desk = desk
         self._resolving: dict[Conversation, Any] = {}
         self._run: dict[str, Callable[[Conversation, Request, LocalWho], None]] = {
@@ -68,22 +87,27 @@ class Operations:
             "explain": self._explain,
             "why": self._why,
             "reload": self._reload,
+            "confine": self._confine,
+            "serve": self._serve,
         }
 
-    def perform(self, conversation: Conversation, request: Request, maker: Sender, sender: Sender | None) -> None:
+    def perform(self, conversation: Conversation, request: Request, asker: Asker, sender: Sender | None) -> None:
         """Answer *request*, now or when a name is resolved.
 
         :raises Refused: who asks may not, or what is asked makes no sense; nothing was answered then.
         """
         try:
-            who = self._core.inspector.who(conversation.sock, maker, sender)
+            who = asker.who(self._core.inspector, conversation.sock, sender)
         except OSError as e:
             raise Refused(Refusal.BUSY, f"who asks? {e.strerror}") from None
+        if asker.permit is not None:
+            raise Refused(Refusal.DENIED, "a restricted connection may look up, no more")
         self._check(RIGHTS[request.op], request.op, who)
         self._run[request.op](conversation, request, who)
 
     def gone(self, conversation: Conversation) -> None:
-        """The client hung up: nobody waits for the name any more."""
+        """The client hung up: nobody waits for the name any more, and what it served is free."""
+        self._core.registrations.gone(conversation)
         resolution = self._resolving.pop(conversation, None)
         if resolution is not None:
             resolution.cancel()
@@ -104,9 +128,11 @@ class Operations:
     # -- the operations
 
     def _status(self, conversation: Conversation, request: Request, who: LocalWho) -> None:
-        members = {"ok": True, **about_client(self._core, who, self._desk.connections_of(who.uid))}
-        if self.is_admin(who):
+        members = {"ok": True, **about_client(self._core, who, self._desk.connections_by_uid.get(who.uid, 0))}
+        is_admin = self.is_admin(who)
+        if is_admin:
             members.update(about_everything(self._core, self._desk))
+        members["limits"] = usage(self._core, self._desk, self._tcpd, who, is_admin)
         conversation.answer(answer(request.ident, members))
 
     def _explain(self, conversation: Conversation, request: Request, who: LocalWho) -> None:
@@ -141,6 +167,27 @@ class Operations:
 
     def _reload(self, conversation: Conversation, request: Request, who: LocalWho) -> None:
         conversation.answer(answer(request.ident, self._core.reload()))
+
+    def _confine(self, conversation: Conversation, request: Request, who: LocalWho) -> None:
+        services = frozenset(check_service(name) for name in request.members.get("services", ()))
+        if not services:
+            raise Refused(Refusal.BAD_REQUEST, "services: wanted the names of some")
+        pairs = Pairs(str(request.members.get("routes", "")).encode("utf-8", "surrogatepass"))
+        permit = restrict(who, services, pairs)
+        if request.members.get("control"):
+            self._desk.give_control(conversation, request, permit)
+        else:
+            self._desk.restrict(conversation, permit)
+            conversation.answer(answer(request.ident, {"ok": True, "services": sorted(services)}))
+
+    def _serve(self, conversation: Conversation, request: Request, who: LocalWho) -> None:
+        service = check_service(str(request.members.get("service", "")))
+        to = Destination("unix", service, None, None)
+        verdict = self._core.decide(Question(Direction.SERVE, service, to, self._core.subject_of(who)))
+        if not verdict.granted:
+            raise Refused(Refusal.DENIED, verdict.reason)
+        self._core.registrations.claim(service, who, conversation)
+        conversation.answer(answer(request.ident, {"ok": True, "service": service, "rule": verdict.rule}))
 
 
 def _fitted(members: dict[str, Any]) -> dict[str, Any]:

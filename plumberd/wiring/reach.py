@@ -15,12 +15,14 @@ from plumberd.effects.call import SchemeCall, TcpCall
 from plumberd.effects.dial_tcp import Owner, TcpDial
 from plumberd.effects.dial_unix import UnixDial
 from plumberd.effects.endpoint_relay import Half
+from plumberd.pure.policy.peer import Destination
 from plumberd.pure.policy.route import Endpoint
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import IPAddress, Uri
 from plumberd.pure.who import LocalWho
 from plumberd.wiring.core import Core
 from plumberd.wiring.endpoint_dial import EndpointDial
+from plumberd.wiring.registrations import WAITING, Registration, local_pair
 
 SERVED = ("tcp", "unix")
 """The schemes that something here carries; others are ``not-possible``."""
@@ -67,6 +69,31 @@ def carrier_of(core: Core, target: Uri | Endpoint, addresses: tuple[IPAddress, .
     return "the scheme daemon's process" if _for_scheme_daemon(core, target, addresses) else ""
 
 
+def check_served(target: Uri | Endpoint) -> None:
+    """Check that something here carries *target*'s scheme.
+
+    :raises Refused: ``not-possible``.
+    """
+    if isinstance(target, Uri) and target.scheme not in SERVED:
+        raise Refused(Refusal.NOT_POSSIBLE, f"nothing here carries {target.scheme}; served are {', '.join(SERVED)}")
+
+
+def check_leads_away(core: Core, service: str, to: Destination, addresses: tuple[IPAddress, ...]) -> None:
+    """Check that a caller's way does not come back to this process: it would be the next caller, and so on.
+
+    Only a loop through other machines, or one by a name that an endpoint resolves by itself, is not
+    seen here; it ends at the limits.
+
+    :raises Refused: ``not-possible``.
+    """
+    for address in addresses:
+        if to.port is not None and core.is_here(address, to.port):
+            raise Refused(
+                Refusal.NOT_POSSIBLE,
+                f"{service} leads to {to}, where this very process listens; a redirect to another name stays inside",
+            )
+
+
 class Reach:
     """One connection being made. It owns what it has made until *done* gets it."""
 
@@ -96,18 +123,18 @@ class Reach:
         :raises Refused: nothing here carries it, or what carries it cannot be asked.
         """
         target, traveller = self._target, self._traveller
+        check_served(target)
         done: Callable[[socket.socket | Refused], None]
         if isinstance(target, Endpoint):
             done, ended = self._other_connected, traveller.ended or _unheard
             self._go(EndpointDial(self._core, target.description, traveller.account, done, ended))
+        elif target.scheme == "unix" and (registration := self._core.registrations.find(target.service)):
+            self._offer(registration)
         elif target.scheme == "unix":
             assert target.service is not None
             services, who, packets = self._core.services, traveller.who, traveller.packets
             done = self._other_connected
             self._go(UnixDial(self._core.reactor, services, target.service, who, done, packets=packets))
-        elif target.scheme not in SERVED:
-            served = ", ".join(SERVED)
-            raise Refused(Refusal.NOT_POSSIBLE, f"nothing here carries {target.scheme}; served are {served}")
         elif daemon_address := _for_scheme_daemon(self._core, target, self._addresses):
             self._sock = self._core.services.dial_scheme(target.scheme)
             self._mark("connect")
@@ -126,6 +153,23 @@ class Reach:
         sock, self._sock = self._sock, None
         if sock is not None:
             sock.close()
+
+    def _offer(self, registration: Registration) -> None:
+        """Connect to a service that listens on nothing: one end of a new pair is its own.
+
+        :raises Refused: ``busy`` where it does not take its connections, ``not-possible`` where it
+            cannot be made as the client.
+        """
+        if not registration.has_room:
+            most = f"{WAITING} connections wait for {registration.service} already"
+            raise Refused(Refusal.BUSY, f"{most}: it does not take them")
+        who = self._traveller.who
+        actas = self._core.services.actas
+        make = socket.socketpair if who is None else lambda: actas.call(who, socket.socketpair)
+        ours, offer = local_pair(make, who)
+        registration.offer(offer)
+        self._mark("connect")
+        self._done(Reached(ours))
 
     def _go(self, step: _Step) -> None:
         self._step = step

@@ -82,6 +82,8 @@ class Reload:
                 log.close(0)
             raise ConfigurationError([Mistake(where, "listen", str(e))]) from None
         except OSError as e:
+            if log is not None:
+                log.close(0)
             raise ConfigurationError([Mistake(where, "audit", e.strerror or str(e))]) from None
         if is_new_log:
             self._core.audit.set_sink(log)

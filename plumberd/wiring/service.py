@@ -87,8 +87,8 @@ class PlumberdService(Service):
             from twisted.internet import reactor  # late: the reactor is chosen by twistd's options
         self._uid = os.geteuid()
         self.core = core = make_core(reactor, self.settings)
-        self.broker = Broker(core)
-        self.tcpd = Tcpd(core)
+        self.tcpd = tcpd = Tcpd(core)
+        self.broker = Broker(core, tcpd)
         self.schemed = SchemeDaemon(core)
         try:
             open_rundir(self.settings.rundir, self.settings.gid)

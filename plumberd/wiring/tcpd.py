@@ -77,7 +77,7 @@ class Tcpd:
     def __init__(self, core: Core) -> None:
         self.core = core
         self.callers = Callers(core)
-        self.callers.is_here = self._is_here
+        core.is_here = self._is_here
         self._listening: list[_Listening] = []
 
     @property
@@ -166,10 +166,10 @@ class Tcpd:
         return [listening.stop() for listening in which]
 
     def _is_here(self, address: IPAddress, port: int) -> bool:
-        """Tell whether the handshake is listened for at that address and port."""
+        """Tell whether callers are listened for at that address and port."""
         for listening in self._listening:
             host: Any = listening.port.getHost()
-            if listening.wanted.published is None and getattr(host, "port", None) == port:
+            if getattr(host, "port", None) == port:
                 here = ipaddress.ip_address(host.host)
                 if here == address or (here.is_unspecified and address in self.core.addresses):
                     return True

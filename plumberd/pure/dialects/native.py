@@ -19,8 +19,8 @@ MESSAGE_BYTES = 65536
 IDENT_CHARS = 128
 """Longest ``id``; it is echoed, and an answer must stay small."""
 
-MOST_AS = 32
-"""Most words that say as whom something is to be explained."""
+MOST_WORDS = 64
+"""Longest list: of words that say as whom something is to be explained, of services."""
 
 OPS: dict[str, frozenset[str]] = {
     "lookup": frozenset(("service", "routes", "uri")),
@@ -28,6 +28,8 @@ OPS: dict[str, frozenset[str]] = {
     "explain": frozenset(("direction", "service", "routes", "uri", "peer", "as")),
     "why": frozenset(("service",)),
     "reload": frozenset(),
+    "confine": frozenset(("services", "routes", "control")),
+    "serve": frozenset(("service",)),
 }
 """Every operation with its own members; ``op`` and ``id`` belong to all."""
 
@@ -40,6 +42,18 @@ class NativeDecoder(FrameDecoder):
 
     def __init__(self, limit: int) -> None:
         super().__init__(min(limit, MESSAGE_BYTES))
+
+    @property
+    def limit_bytes(self) -> int:
+        """The longest request."""
+        return self._limit
+
+    def one(self, payload: bytes) -> Request | Refused:
+        """Return the request that is *payload*, the whole of it; what is none comes as a refusal too."""
+        try:
+            return self.request(payload)
+        except Malformed as e:
+            return Refused(Refusal.BAD_REQUEST, str(e))
 
     def request(self, payload: bytes) -> Request | Refused:
         """See :meth:`FrameDecoder.request`."""
@@ -113,12 +127,15 @@ def _request(message: dict[str, Any], ident: str | int | None) -> Request:
 
 
 def _members(message: dict[str, Any]) -> dict[str, Any]:
-    """Return an operation's own members; all are strings, but ``as``, which is a list of them."""
+    """Return an operation's own members: strings, but for a few lists of them and one truth value."""
     members = {key: value for key, value in message.items() if key not in ("op", "id") and value is not None}
     for key, value in members.items():
-        if key == "as":
-            if not isinstance(value, list) or not all(isinstance(word, str) for word in value) or len(value) > MOST_AS:
-                raise _bad(f"as: wanted a list of at most {MOST_AS} strings")
+        if key in ("as", "services"):
+            if not isinstance(value, list) or not all(isinstance(w, str) for w in value) or len(value) > MOST_WORDS:
+                raise _bad(f"{key}: wanted a list of at most {MOST_WORDS} strings")
+        elif key == "control":
+            if not isinstance(value, bool):
+                raise _bad(f"{key}: wanted true or false")
         else:
             _text(message, key)
     return members

@@ -8,7 +8,7 @@ the refusal; it returns the :class:`Explanation`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from plumberd.pure.modes import Mode
 from plumberd.pure.pairs import Pairs
 from plumberd.pure.policy.decide import Policy, Question, Verdict, decide, judge, tried
 from plumberd.pure.policy.direction import Direction
+from plumberd.pure.policy.index import Rules
 from plumberd.pure.policy.peer import Destination
 from plumberd.pure.policy.route import Endpoint, Routes, Way, destination, find_way, parse_target_uri
 from plumberd.pure.policy.rule import Match
@@ -27,10 +28,19 @@ Answer = tuple[IPAddress, ...] | Refused
 """What a name resolves to."""
 
 ModeOf = Callable[[Verdict, Uri | Endpoint], str]
-"""Tells the mode that a hand-over to such a target would have; may raise Refused."""
+"""Tells the mode that a connection to such a target would have; may raise Refused."""
 
 TRIED = 60
 """Most rules that are told of one decision; of more, those of other services are left out first."""
+
+MANY = 200
+"""Of more rules than that only those are tried that the index finds: telling all would take a tenth of a second."""
+
+ADDRESSES = 8
+"""Most addresses of one name whose rules are told, besides the one that would be connected to."""
+
+LISTED = 32
+"""Most addresses of one name that are listed."""
 
 _DULL = ("another service", "the lookup names no service", "it speaks of in", "it speaks of out", "it speaks of serve")
 
@@ -122,8 +132,8 @@ def explain(
             to = Destination("unix", asked.service, None, None)
             teller.decide(Question(Direction.SERVE, asked.service, to, subject))
         elif asked.direction is Direction.OUT:
-            way = _way_out(asked, routes, subject)
-            yield from teller.follow(asked.service, way, mode_of)
+            service, way = _way_out(asked, routes, subject)
+            yield from teller.follow(service, way, mode_of)
         else:
             yield from _inbound(teller, asked, routes, mode_of)
     except Refused as e:
@@ -131,13 +141,19 @@ def explain(
     return Explanation(tuple(teller.steps), teller.verdict, None, teller.mode)
 
 
-def _way_out(asked: Asked, routes: Routes, subject: Subject) -> Way:
+def not_known_here(to: Destination) -> Refused:
+    """Return the refusal of what resolves its name by itself, where a rule for addresses would decide."""
+    return Refused(Refusal.DENIED, f"a rule for addresses comes first, and those of {to} are not known here")
+
+
+def _way_out(asked: Asked, routes: Routes, subject: Subject) -> tuple[str | None, Way]:
+    """Return the service that the rules see, and where it leads."""
     if asked.service is not None:
-        return find_way(asked.service, asked.pairs, routes, subject)
+        return asked.service, find_way(asked.service, asked.pairs, routes, subject)
     uri = parse_target_uri(asked.uri or "")
     if uri.scheme == "unix" and uri.service is not None:
-        return find_way(uri.service, asked.pairs, routes, subject)
-    return Way((uri,))
+        return uri.service, find_way(uri.service, asked.pairs, routes, subject)
+    return None, Way((uri,))
 
 
 def _inbound(teller: _Teller, asked: Asked, routes: Routes, mode_of: ModeOf) -> Generator[str, Answer, None]:
@@ -149,13 +165,9 @@ def _inbound(teller: _Teller, asked: Asked, routes: Routes, mode_of: ModeOf) -> 
         teller.add_way(way)
         teller.tell_mode(Mode.RELAYED.value)
     else:
-        yield from teller.follow(asked.service, way, _always_relayed)
+        yield from teller.follow(asked.service, way, mode_of)
         if let_in is not None and let_in.would and teller.verdict is not None and not teller.verdict.would:
             teller.verdict = let_in
-
-
-def _always_relayed(verdict: Verdict, target: Uri | Endpoint) -> str:
-    return Mode.RELAYED.value
 
 
 class _Teller:
@@ -193,7 +205,8 @@ class _Teller:
                     self.steps.append(Told("addresses", answer.reason))
                     raise answer
                 question = dataclasses.replace(question, to=dataclasses.replace(to, addresses=answer))
-                self.steps.append(Told("addresses", ", ".join(map(str, answer))))
+                more = f", and {len(answer) - LISTED} more" if len(answer) > LISTED else ""
+                self.steps.append(Told("addresses", ", ".join(map(str, answer[:LISTED])) + more))
         self.decide(question, far_service)
         assert self.verdict is not None
         self.tell_mode(mode_of(self.verdict, target))
@@ -203,15 +216,17 @@ class _Teller:
 
         :raises Refused: where it is refused.
         """
-        self._tell_rules(question)
+        self.verdict = verdict = judge(self._decide, question, far_service)
+        self._tell_rules(question, verdict)
         if far_service is not None and far_service != question.service:
             self.steps.append(Told("service", f"the far side is asked for {far_service}: that has to pass too"))
-            self._tell_rules(dataclasses.replace(question, service=far_service))
-        self.verdict = verdict = judge(self._decide, question, far_service)
+            self._tell_rules(dataclasses.replace(question, service=far_service), verdict)
         if verdict.number is None:
             self.steps.append(Told("default", f"{verdict.rule}: {verdict.reason}" if verdict.rule else verdict.reason))
         if verdict.would:
             self.steps.append(Told("log", "refusals are only logged: it would be denied, and is granted"))
+        if verdict.granted is None:
+            raise not_known_here(question.to)
         if not verdict.granted:
             raise Refused(Refusal.DENIED, verdict.reason)
 
@@ -224,10 +239,11 @@ class _Teller:
     def _decide(self, question: Question) -> Verdict:
         return decide(self.policy, question)
 
-    def _tell_rules(self, question: Question) -> None:
+    def _tell_rules(self, question: Question, verdict: Verdict) -> None:
         addresses = question.to.addresses or ()
         told: list[tuple[Told, ...]] = []
-        for address in addresses or (None,):
+        # The one that is connected to is the first that passed; where none did, the first of all was refused first.
+        for address in dict.fromkeys((*addresses[:ADDRESSES], *verdict.addresses[:1])) or (None,):
             one = question
             if address is not None:
                 one = dataclasses.replace(question, to=dataclasses.replace(question.to, addresses=(address,)))
@@ -237,14 +253,27 @@ class _Teller:
                 if len(addresses) > 1:
                     self.steps.append(Told("address", str(address)))
                 self.steps += steps
+        if len(addresses) > ADDRESSES:
+            self.steps.append(Told("address", f"{len(addresses) - ADDRESSES} more, each judged likewise"))
 
 
 def _rules_tried(policy: Policy, question: Question) -> tuple[Told, ...]:
+    """Return the rules up to the one that decides."""
+    rules = policy.rules
+    assert isinstance(rules, Rules)
+    numbers: Sequence[int] = range(len(rules))
+    if len(rules) > MANY:
+        numbers = list(rules.candidates(question.direction, question.service, question.to, question.subject))
+        policy = dataclasses.replace(policy, rules=Rules(rules[at] for at in numbers))
     found = [
-        Told("rule", str(one.rule), one.number, one.rule.source, one.match.value, one.why)
+        Told("rule", str(one.rule), numbers[one.number - 1] + 1, one.rule.source, one.match.value, one.why)
         for one in tried(policy, question)
     ]
-    if len(found) <= TRIED:
-        return tuple(found)
-    telling = [step for step in found if step.why not in _DULL or step.matches != Match.NO.value][-TRIED:]
-    return (Told("rules", f"{len(found) - len(telling)} more were tried, and do not match"), *telling)
+    telling = found
+    if len(found) > TRIED:
+        telling = [step for step in found if step.why not in _DULL or step.matches != Match.NO.value][-TRIED:]
+    decides = bool(found) and found[-1].matches != Match.NO.value
+    left_out = (found[-1].number or 0 if decides else len(rules)) - len(telling)
+    if not left_out:
+        return tuple(telling)
+    return (Told("rules", f"{left_out} more were tried, and do not match"), *telling)
