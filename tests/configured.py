@@ -26,7 +26,10 @@ class ConfiguredTestCase(CleanTestCase):
     def write(self, text: str | bytes, name: str = "plumberd.toml", mode: int = 0o644) -> str:
         """Write a file that can be trusted; return its path."""
         path = self.path(name)
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        folder = os.path.dirname(path)
+        if not os.path.exists(folder):
+            os.makedirs(folder)
+            os.chmod(folder, 0o755)  # whatever the umask
         with open(path, "wb") as file:
             file.write(text.encode() if isinstance(text, str) else text)
         os.chmod(path, mode)

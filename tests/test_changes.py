@@ -117,15 +117,15 @@ class Told(SynchronousTestCase):
         self.assertEqual(lines(*both), [wanted])
 
     @each(
-        ({"rundir": "/s"}, "rundir", "rundir: /r → /s (from the next start on)"),
-        ({"group": "a", "gid": 5}, "group", "group: none → a (gid 5) (from the next start on)"),
+        ({"rundir": "/s"}, "rundir", "rundir: /r → /s (takes a new start)"),
+        ({"group": "a", "gid": 5}, "group", "group: none → a (gid 5) (takes a new start)"),
         ({"dialects": ("native",)}, "dialects", "dialects: "),
-        ({"parts": frozenset(("tcpd",))}, "parts", "parts: all → tcpd (from the next start on)"),
+        ({"parts": frozenset(("tcpd",))}, "parts", "parts: all → tcpd (takes a new start)"),
     )
-    def test_what_holds_from_the_next_start_on_is_told_so(self, new: dict[str, Any], key: str, line: str) -> None:
+    def test_what_takes_a_new_start_is_told_so(self, new: dict[str, Any], key: str, line: str) -> None:
         found = changes(OLD, dataclasses.replace(OLD, **new))
         self.assertEqual(found.needs_restart, (key,))
-        self.assertTrue(found.lines[0].startswith(line) and found.lines[0].endswith("(from the next start on)"))
+        self.assertTrue(found.lines[0].startswith(line) and found.lines[0].endswith("(takes a new start)"))
 
     def test_those_are_all_that_do(self) -> None:
         new = Settings(

@@ -79,7 +79,7 @@ class Keys(ConfiguredTestCase):
                 checked += 1
         self.assertGreater(checked, 9)
 
-    def test_what_holds_from_the_next_start_on_is_marked(self) -> None:
+    def test_what_takes_a_new_start_is_marked(self) -> None:
         marked = [row[0].strip("`") for row in self.rows if row[5].endswith("*Start*")]
         self.assertEqual(sorted(marked), sorted(AT_START))
 
@@ -127,9 +127,9 @@ class Examples(ConfiguredTestCase):
         self.assertEqual(check_service(name), "db.main")
 
     def test_the_lines_of_a_reload_are_what_is_told(self) -> None:
-        old = self.read("rundir = '/run/ipc'\nroutes.web = 'tls:web.example.com:443'")
+        old = self.read("routes.web = 'tls:web.example.com:443'")
         new = self.read(
-            "rundir = '/run/plumberd'\nrules = ['allow out pong tcp:pong.example.com:9000']\n"
+            "rules = ['allow out pong tcp:pong.example.com:9000']\n"
             "routes.web = 'tcp://web.example.com:80'\nlimits.relays = 500"
         )
         shown = [line for line in block("Reloading").splitlines() if line]

@@ -256,6 +256,7 @@ class Examples(SynchronousTestCase):
     def test_every_command_line_is_understood(self) -> None:
         configuration = Path(self.mktemp())
         configuration.touch(0o600)
+        configuration.parent.chmod(0o755)
         lines = [re.sub(r"(?<=--config )\S+", str(configuration), line) for line in command_lines()]
         self.assertGreater(len(lines), 15)
         with mock.patch("grp.getgrnam", return_value=mock.Mock(gr_gid=1)), mock.patch("pwd.getpwnam") as getpwnam:

@@ -377,8 +377,10 @@ class WithConfiguration(OptionsTestCase):
         """Write a configuration into this test's folder; return its path."""
         path = self.mktemp()
         os.makedirs(path)
+        os.chmod(path, 0o755)
         with open(os.path.join(path, "plumberd.toml"), "w", encoding="utf-8") as file:
             file.write(text)
+        os.chmod(os.path.join(path, "plumberd.toml"), 0o644)
         return os.path.join(path, "plumberd.toml")
 
     def test_the_rules_of_the_options_stand_before_the_files(self) -> None:

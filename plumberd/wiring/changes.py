@@ -26,7 +26,7 @@ class Changes:
     """The difference between two settings.
 
     :ivar lines: one for each value, rule and listener; none where nothing has changed.
-    :ivar needs_restart: the keys of those that hold only from the next start on.
+    :ivar needs_restart: the keys of those that cannot change in a running process.
     """
 
     lines: tuple[str, ...]
@@ -55,7 +55,7 @@ def changes(old: Settings, new: Settings) -> Changes:
             line = f"{key}: {is_.text}, with another secret or another endpoint string"
         if key in AT_START:
             needs_restart.append(key)
-            line += " (from the next start on)"
+            line += " (takes a new start)"
         lines.append(line)
     lists = _lists(old), _lists(new)
     for key in dict.fromkeys([*lists[0], *lists[1]]):

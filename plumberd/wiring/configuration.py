@@ -85,7 +85,7 @@ class _Reader:
 
     def __init__(self, path: str, folder: str) -> None:
         self._name = path
-        self._path = os.path.normpath(os.path.join(folder, path))
+        self._path = os.path.join(folder, path)
         self._uid = os.geteuid()
         self._table: dict[str, Any] = {}
         self._mistakes: list[Mistake] = []
