@@ -44,6 +44,10 @@ def refusal(word: Refusal) -> bytes:
     return b"no " + Refusal.DENIED.value.encode()
 
 
+class SaidNo(Refused):
+    """The far side itself refused: that is an answer, whatever its word, and nobody asks elsewhere for another."""
+
+
 class Caller:
     """The caller's side, told what it reads and telling how much it may read."""
 
@@ -60,7 +64,8 @@ class Caller:
     def receive(self, data: bytes) -> bool:
         """Take what one read brought, empty at the end of the stream; tell whether it is granted.
 
-        :raises Refused: when the far side said no, hung up, or said anything else.
+        :raises SaidNo: when the far side said no.
+        :raises Refused: when it hung up, or said anything else.
         """
         self._got += data
         if self._got == GRANTED:
@@ -83,5 +88,5 @@ class Caller:
         word, _, _ = said.partition(" ")
         for refusal_word in Refusal:
             if word.rstrip(":") == refusal_word.value:
-                return Refused(refusal_word, f"the far side refused: {said}")
-        return Refused(Refusal.DENIED, f"the far side refused: {said or 'it gave no reason'}")
+                return SaidNo(refusal_word, f"the far side refused: {said}")
+        return SaidNo(Refusal.DENIED, f"the far side refused: {said or 'it gave no reason'}")
