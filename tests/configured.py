@@ -17,6 +17,7 @@ class ConfiguredTestCase(CleanTestCase):
 
     def setUp(self) -> None:
         super().setUp()
+        self.addCleanup(os.umask, os.umask(0o022))
         self.home = self.folder()
 
     def path(self, name: str) -> str:
@@ -26,10 +27,7 @@ class ConfiguredTestCase(CleanTestCase):
     def write(self, text: str | bytes, name: str = "plumberd.toml", mode: int = 0o644) -> str:
         """Write a file that can be trusted; return its path."""
         path = self.path(name)
-        folder = os.path.dirname(path)
-        if not os.path.exists(folder):
-            os.makedirs(folder)
-            os.chmod(folder, 0o755)  # whatever the umask
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb") as file:
             file.write(text.encode() if isinstance(text, str) else text)
         os.chmod(path, mode)
