@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from plumberd.pure.address import Zone, unwrap, zone, zone_networks
 from plumberd.pure.modes import Mode
+from plumberd.pure.names import SCHEMES
 from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.index import Rules
 from plumberd.pure.policy.peer import Destination, IPNetwork, is_within
@@ -46,13 +47,13 @@ class Policy:
         rule which names it, and no claim to a service.
     """
 
-    rules: Rules = field(default_factory=Rules)
+    rules: tuple[Rule, ...] = ()
     defaults: Mapping[Direction, bool] = field(default_factory=lambda: dict(DEFAULTS))
     own_addresses: frozenset[IPAddress] = frozenset()
     audit_only: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rules, Rules):  # any sequence will do
+        if not isinstance(self.rules, Rules):
             object.__setattr__(self, "rules", Rules(self.rules))
 
     @property
@@ -126,8 +127,10 @@ def decide(policy: Policy, question: Question) -> Verdict:
         and ``addresses`` holds those that did.
     """
     addresses = question.to.addresses
-    if not addresses:
+    if addresses is None:
         return _judge(policy, question, None)
+    if not addresses:
+        return Verdict(False, "default", f"{question.to} has no address")
     granted: list[tuple[IPAddress, Verdict]] = []
     refused: Verdict | None = None
     for address in addresses:
@@ -202,6 +205,7 @@ def _judge(policy: Policy, question: Question, address: IPAddress | None) -> Ver
 def _by_rules(policy: Policy, question: Question, need: _Need | None) -> Verdict | None:
     direction, service, to, subject = question.direction, question.service, question.to, question.subject
     rules = policy.rules
+    assert isinstance(rules, Rules)
     for at in rules.candidates(direction, service, to, subject):
         rule = rules[at]
         match = matches(rule, direction, service, to, subject)
@@ -212,7 +216,7 @@ def _by_rules(policy: Policy, question: Question, need: _Need | None) -> Verdict
         return Verdict(
             rule.action.opens,
             f"{at + 1}: {rule}",
-            _REASONS[rule.action].format(number=at + 1, ask=_ask(question)),
+            _REASONS[rule.action].format(number=at + 1, ask=_ask(question, need)),
             rule.handover,
             number=at + 1,
             source=rule.source,
@@ -266,11 +270,11 @@ def _names(rule: Rule, need: _Need) -> bool:
 
 
 def _default(policy: Policy, question: Question, need: _Need | None) -> Verdict:
-    ask, standing = _ask(question), question.subject.standing
+    ask, standing = _ask(question, need), question.subject.standing
     if need is not None:
         port = " and its port" if need.with_port else ""
         return Verdict(
-            False, "default", f"{question.to} is {need.kind} address: it needs a rule that names it{port}: {ask}"
+            False, "default", f"{need.address} is {need.kind} address: it needs a rule that names it{port}: {ask}"
         )
     if question.direction is Direction.SERVE:
         return Verdict(False, "default serve=deny", f"to serve a name takes a rule: {ask}")
@@ -299,9 +303,15 @@ def _by_default(policy: Policy, direction: Direction, ask: str) -> Verdict:
     return Verdict(False, rule, f"no rule matches, and the default refuses it; a rule for it: {ask}")
 
 
-def _ask(question: Question) -> str:
+def _ask(question: Question, need: _Need | None) -> str:
     """The rule that would let just this through, for people to ask for."""
+    to = question.to
+    if to.addresses is not None:  # there is one; no rule can hold its zone id
+        name = to.name if need is None else None
+        to = dataclasses.replace(to, name=name, addresses=(next(unwrap(to.addresses[0])),))
     words = ["allow", question.direction.value, question.service or "any"]
     if question.direction is not Direction.SERVE:
-        words.append(question.to.as_peer(question.direction))
+        # what an endpoint string does not tell cannot be named
+        told = to.scheme in SCHEMES and (to.name is not None or to.addresses is not None)
+        words.append(to.as_peer(question.direction) if told else "any")
     return " ".join(words)
