@@ -20,13 +20,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from plumberd.effects.resolve import MOST_ADDRESSES, Answer, Resolver
 from plumberd.pure.limits import Limits
-from plumberd.pure.policy.decide import Policy, Question, decide
+from plumberd.pure.policy.decide import Policy, Question, decide, judge
 from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.index import FEW
-from plumberd.pure.policy.route import destination
+from plumberd.pure.policy.route import destination, parse_target_uri
 from plumberd.pure.policy.rule import RuleError, parse_rule
 from plumberd.pure.policy.subject import Standing, Subject
-from plumberd.pure.refusals import Refused
+from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import UriError, parse_uri
 from plumberd.wiring.service import PlumberdService
 from tests.running import RunningTestCase
@@ -543,6 +543,41 @@ class Patterns(SynchronousTestCase):
     def test_so_is_any_other_range_of_ports(self, ports: str) -> None:
         with self.assertRaises(RuleError):
             parse_rule(f"allow out any tcp:a.example:{ports}")
+
+
+class Services(SynchronousTestCase):
+    """The service behind the host, in disguise."""
+
+    @each(
+        ("tcp://h/%74cp", Refusal.DENIED),
+        ("tcp://h/plumberd%2elock", Refusal.DENIED),
+        ("unix:///%69pc", Refusal.DENIED),
+        ("unix://pong%2d0%2d0", Refusal.DENIED),
+        ("unix:///pong-0%2D0", Refusal.DENIED),
+        ("unix:///%61ny", Refusal.DENIED),
+        ("unix:///..%2fsecret", Refusal.BAD_REQUEST),
+        ("unix:///%2e%2e", Refusal.BAD_REQUEST),
+        ("unix:///a%00b", Refusal.BAD_REQUEST),
+        ("unix:///ip\u00adc", Refusal.BAD_REQUEST),
+        ("unix:///\uff49\uff50\uff43", Refusal.BAD_REQUEST),
+        ("tcp://h/pong%3fx", Refusal.BAD_REQUEST),
+        ("tcp://h/pong/../tcp", Refusal.BAD_REQUEST),
+        ("tcp://h//tcp", Refusal.BAD_REQUEST),
+        ("tcp://h/%2525", Refusal.BAD_REQUEST),
+    )
+    def test_what_is_reserved_or_no_name_is_so_in_every_spelling(self, text: str, word: Refusal) -> None:
+        with self.assertRaises(Refused) as caught:
+            parse_target_uri(text)
+        self.assertEqual(caught.exception.word, word)
+
+    @each(("secret",), ("s%65cret",), ("%73%65%63%72%65%74",), ("secret?framing=raw",))
+    def test_a_denied_service_is_denied_behind_another_one_s_lookup(self, path: str) -> None:
+        uri = parse_uri(f"tcp://198.51.100.9:80/{path}")
+        for rule in ("deny out secret any", "deny out sec* tcp:any", "deny out ?ecret tcp:198.51.100.0/24"):
+            policy = Policy((parse_rule(rule), parse_rule("allow out pong any")))
+            question = Question(OUT, "pong", destination(uri))
+            verdict = judge(lambda one, policy=policy: decide(policy, one), question, uri.service)  # type: ignore[misc]
+            self.assertIs(verdict.granted, False, rule)
 
 
 class ResolvingTestCase(RunningTestCase):
