@@ -25,6 +25,9 @@ class Mode(enum.Enum):
     LOCAL = "local"
 
 
+COUNTED = (Mode.LOCKED, Mode.DIRECT)
+"""The modes in which a TCP socket leaves the broker's process."""
+
 WISHES = (Mode.AUTO, Mode.DIRECT, Mode.LOCKED, Mode.RELAYED, Mode.FRAMED)
 """What a rule's ``handover=`` may say."""
 

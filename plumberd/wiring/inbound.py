@@ -15,11 +15,9 @@ from collections.abc import Callable
 
 from plumberd.effects.audit import Outcome
 from plumberd.effects.deadline import Deadlines
-from plumberd.effects.poll import ERR, HUP
-from plumberd.effects.pumps import make_pumps
-from plumberd.effects.relay import Relay
 from plumberd.pure.admission import Admission, FairQueue
-from plumberd.pure.handshake import GRANTED, NAME_READ_BYTES, called, refusal
+from plumberd.pure.handshake import called, refusal
+from plumberd.pure.modes import Mode
 from plumberd.pure.pairs import Pairs
 from plumberd.pure.policy.decide import Question, Verdict
 from plumberd.pure.policy.direction import Direction
@@ -31,6 +29,7 @@ from plumberd.pure.who import RemoteWho
 from plumberd.wiring.approach import Approach, guard
 from plumberd.wiring.core import Core
 from plumberd.wiring.reach import Reached, Traveller, check_leads_away
+from plumberd.wiring.registrations import Registration
 
 REFUSAL_SECONDS = 0.05
 """Every refusal goes out that long after the name came in: time tells a stranger nothing either."""
@@ -54,6 +53,7 @@ class Callers:
         self.core = core
         self.refusals = Deadlines(core.reactor, REFUSAL_SECONDS)
         self.lingering = Deadlines(core.reactor, LINGER_SECONDS)
+        self.holding = Deadlines(core.reactor, HOLD_SECONDS)
         self.peers: set[Inbound] = set()
         limits = core.settings.limits
         self.handshakes: FairQueue[str, None] = FairQueue(limits.handshakes_per_address, limits.handshakes, 0)
@@ -69,6 +69,7 @@ class Callers:
             peer.drop()
         self.refusals.close()
         self.lingering.close()
+        self.holding.close()
 
 
 class Inbound:
@@ -84,10 +85,11 @@ class Inbound:
         self._account = ""
         """Whose relay it is; behind a proxy not the one whose handshake it was."""
         self._service = ""
+        self.mode = Mode.RELAYED
         self._verdict: Verdict | None = None
         self._approach: Approach | None = None
         self._generation = 0
-        self._ident = self.core.audit.new_ident()
+        self.ident = self.core.audit.new_ident()
         self._steps: list[tuple[str, float]] = []
         self._marked = self._began
         self._address: IPAddress | None = None
@@ -97,7 +99,7 @@ class Inbound:
 
     def begin(self) -> bool:
         """Count this caller and give it its deadline; tell whether it may go on."""
-        self._key = _account(self.who)
+        self._key = account_of(self.who)
         if self.callers.handshakes.enter(self._key, None) is not Admission.NOW:
             places = self.callers.handshakes
             reason = f"handshakes={places.total}: so many are under way"
@@ -117,11 +119,11 @@ class Inbound:
         self.core.patience.cancel(self)
         self.core.connect_deadline.set(self, self._dial_too_slow)
         self._mark("name")
-        guard(self._refuse, self._decide, first_read)
+        guard(self.refuse, self._decide, first_read)
 
     def drop(self) -> None:
         """End now: the peer is gone, or plumberd stops. Idempotent."""
-        self._leave()
+        self.leave()
         self.close()
 
     def note(self, verdict: str, reason: str, up: int = 0, down: int = 0) -> None:
@@ -137,7 +139,7 @@ class Inbound:
                 (approach.uri or approach.to or "") if approach and leads_on else "",
                 self.who,
                 "",
-                "relayed" if verdict in ("granted", "ended") else "",
+                self.mode.value if verdict in ("granted", "ended") else "",
                 self.core.reactor.seconds() - self._began,
                 reason,
                 up,
@@ -146,12 +148,19 @@ class Inbound:
                 address=self._address,
                 addresses=approach.addresses if approach and leads_on else (),
                 steps=tuple(self._steps),
-                ident=self._ident,
+                ident=self.ident,
                 generation=self._generation,
             )
         )
 
     # -- what a subclass provides
+
+    def offer(self, registration: Registration) -> bool:
+        """Hand the connection itself to who has claimed the service; ``False`` where there is none to give away.
+
+        :raises Refused: it does not take its connections, or the mode is not possible.
+        """
+        return False
 
     def carry(self, service: socket.socket) -> None:
         """Say ok and relay; owns *service* from then on."""
@@ -177,7 +186,10 @@ class Inbound:
         if not verdict.granted:
             raise Refused(Refusal.DENIED, verdict.reason)
         way = find_way(name, _NO_PAIRS, self.core.settings.routes, subject, for_caller=True)
-        account = _account(self.who)
+        registration = self.core.registrations.find(way.local_service)
+        if registration is not None and self.offer(registration):
+            return
+        account = account_of(self.who)
         self._approach = approach = Approach(
             self.core,
             name,
@@ -198,22 +210,22 @@ class Inbound:
 
     def _reached(self, result: Reached | Refused, first_read: bytes) -> None:
         if isinstance(result, Refused):
-            self._refuse(result)
+            self.refuse(result)
             return
         if self._generation != self.core.generation:
             result.sock.close()
-            guard(self._refuse, self._decide, first_read)
+            guard(self.refuse, self._decide, first_read)
             return
         self._address = result.address
-        self._account = _account(self.who)
+        self._account = account_of(self.who)
         try:
             self.core.begin_relay(self._account)
         except Refused as e:
             result.sock.close()
-            self._refuse(e)
+            self.refuse(e)
             return
         self.note("granted", "")
-        self._leave()
+        self.leave()
         self.carry(result.sock)
 
     def _mark(self, step: str) -> None:
@@ -222,11 +234,16 @@ class Inbound:
         self._marked = now
 
     @property
+    def rule(self) -> str:
+        """What let it in."""
+        return self._verdict.rule if self._verdict else ""
+
+    @property
     def framing(self) -> str:
         """How the messages of a service with packets look that this caller reaches."""
         return self.core.settings.framings.get(self._service, SERVICE_FRAMING)
 
-    def _refuse(self, refused: Refused) -> None:
+    def refuse(self, refused: Refused) -> None:
         self.note(refused.word.value, refused.reason)
         self.core.connect_deadline.cancel(self)
         if self._approach is not None:
@@ -248,11 +265,11 @@ class Inbound:
             self._approach.cancel()
             where = self._approach.to or "the local service"
             seconds = self.core.connect_deadline.seconds
-            self._refuse(
+            self.refuse(
                 Refused(Refusal.TIMEOUT, f"not done within connect_seconds={seconds:g}: {where} did not answer")
             )
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         """Give everything back that is held while a caller is being let in."""
         if self._over:
             return
@@ -263,109 +280,16 @@ class Inbound:
             self.core.connect_deadline,
             self.callers.refusals,
             self.callers.lingering,
+            self.callers.holding,
         ):
             deadlines.cancel(self)
+        self.core.census.withdraw(self)
         if self._approach is not None:
             self._approach.cancel()
         self.callers.handshakes.leave(self._key)
 
 
-class RawInbound(Inbound):
-    """A caller on a socket of its own: spliced in the kernel."""
-
-    def __init__(self, callers: Callers, who: RemoteWho, sock: socket.socket, published: str | None = None) -> None:
-        super().__init__(callers, who, published)
-        self._sock = sock
-        self._discarded = 0
-
-    def start(self) -> None:
-        """Wait for the name."""
-        if not self.begin():
-            self._sock.close()
-            return
-        self.core.poll.watch(self._sock.fileno(), self._ready)
-        if self.published is not None:
-            self.named(self.published.encode())
-
-    def carry(self, service: socket.socket) -> None:
-        """See :meth:`Inbound.carry`."""
-        forth, back = make_pumps(self._sock, service, self.core.pipes, self.framing)
-        relay = Relay(
-            self.core.poll,
-            self.core.reactor,
-            self.core.pipes,
-            self._sock,
-            service,
-            self._carried,
-            forth=forth,
-            back=back,
-        )
-        self.core.relays.add(relay)
-        if self.published is not None:
-            relay.start()
-            return
-        try:
-            self._sock.send(GRANTED)
-        except OSError:
-            relay.abort()
-            return
-        relay.start(HOLD_SECONDS)
-
-    def tell(self, data: bytes) -> None:
-        """See :meth:`Inbound.tell`."""
-        try:
-            if self.published is None:
-                self._sock.send(data)
-            self._sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            self.drop()
-            return
-        # Closing with bytes unread would reset the connection, and the refusal with it.
-        self.callers.lingering.set(self, self.drop)
-        self._discard()
-
-    def close(self) -> None:
-        """See :meth:`Inbound.close`."""
-        if self._sock.fileno() >= 0:
-            self.core.poll.forget(self._sock.fileno())
-            self._sock.close()
-
-    def _ready(self, events: int) -> None:
-        if not self.is_named:
-            try:
-                data = self._sock.recv(NAME_READ_BYTES)
-            except BlockingIOError:
-                return
-            except OSError:
-                data = b""
-            if not data:
-                self.note("gone", "hung up without naming a service")
-                self.drop()
-                return
-            self.named(data)
-        elif events & ERR or events & HUP:
-            self.drop()
-        elif self.callers.lingering.is_set(self):
-            self._discard()
-
-    def _discard(self) -> None:
-        try:
-            while data := self._sock.recv(65536):
-                self._discarded += len(data)
-                if self._discarded > 1 << 20:
-                    break
-        except BlockingIOError:
-            return
-        except OSError:
-            pass
-        self.drop()
-
-    def _carried(self, relay: Relay) -> None:
-        self.core.end_relay(self._account, relay)
-        self.note("ended", relay.ending, relay.up, relay.down)
-
-
-def _account(who: RemoteWho) -> str:
+def account_of(who: RemoteWho) -> str:
     """Return whose account a caller is on: its address; an IPv6 /64 is one."""
     if who.address is None:
         return "no address"

@@ -89,7 +89,7 @@ class TransportInbound(Inbound):
     def _ended(self, half: Half) -> None:
         if not self.is_named and not self._over:
             self.note("gone", "hung up without naming a service")
-        self._leave()
+        self.leave()
         if self._relaying:
             self.core.end_relay(self._account, half)
             self.note("ended", "reset" if half.reset else "closed", half.moved, self._local.moved if self._local else 0)

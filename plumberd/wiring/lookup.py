@@ -22,7 +22,7 @@ from plumberd.effects.endpoint_relay import Half
 from plumberd.effects.relay import Relay
 from plumberd.pure.admission import Admission, FairQueue
 from plumberd.pure.dialects import Kind, Request
-from plumberd.pure.modes import Mode, choose_local_mode, choose_mode
+from plumberd.pure.modes import COUNTED, Mode, choose_local_mode, choose_mode
 from plumberd.pure.policy.route import Way, find_way, parse_target_uri
 from plumberd.pure.policy.subject import Subject
 from plumberd.pure.refusals import REASON_BYTES, Refusal, Refused
@@ -33,9 +33,6 @@ from plumberd.wiring.asker import Asker
 from plumberd.wiring.core import Core
 from plumberd.wiring.delivery import Handing, prepare
 from plumberd.wiring.reach import Reached, Traveller
-
-COUNTED = (Mode.LOCKED, Mode.DIRECT)
-"""The modes in which a TCP socket leaves this process."""
 
 
 class Places(Protocol):

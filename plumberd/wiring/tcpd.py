@@ -24,7 +24,8 @@ from plumberd.effects.rundir import identity
 from plumberd.pure.uri import IPAddress, show_host
 from plumberd.pure.who import RemoteWho
 from plumberd.wiring.core import Core
-from plumberd.wiring.inbound import Callers, Inbound, RawInbound
+from plumberd.wiring.inbound import Callers, Inbound
+from plumberd.wiring.inbound_raw import RawInbound
 from plumberd.wiring.inbound_transport import TransportInbound
 from plumberd.wiring.listening import is_plain, raw_socket, server_from_string
 from plumberd.wiring.settings import Settings

@@ -1,0 +1,185 @@
+"""A remote caller on a socket of its own: spliced in the kernel, or handed to who has claimed the service."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+from plumberd.effects.poll import ERR, HUP
+from plumberd.effects.pumps import make_pumps
+from plumberd.effects.relay import Relay
+from plumberd.pure.handshake import GRANTED, NAME_READ_BYTES
+from plumberd.pure.modes import COUNTED, Mode, choose_mode
+from plumberd.pure.refusals import Refusal, Refused
+from plumberd.pure.who import RemoteWho
+from plumberd.wiring.approach import guard
+from plumberd.wiring.delivery import Handing, prepare
+from plumberd.wiring.inbound import HOLD_SECONDS, Callers, Inbound, account_of
+from plumberd.wiring.registrations import WAITING, Offer, Registration
+
+
+class RawInbound(Inbound):
+    """A caller on a socket of its own: spliced in the kernel."""
+
+    def __init__(self, callers: Callers, who: RemoteWho, sock: socket.socket, published: str | None = None) -> None:
+        super().__init__(callers, who, published)
+        self._sock = sock
+        self._discarded = 0
+        self._registration: Registration | None = None
+
+    def start(self) -> None:
+        """Wait for the name."""
+        if not self.begin():
+            self._sock.close()
+            return
+        self.core.poll.watch(self._sock.fileno(), self._ready)
+        if self.published is not None:
+            self.named(self.published.encode())
+
+    def carry(self, service: socket.socket) -> None:
+        """See :meth:`Inbound.carry`."""
+        forth, back = make_pumps(self._sock, service, self.core.pipes, self.framing)
+        relay = Relay(
+            self.core.poll,
+            self.core.reactor,
+            self.core.pipes,
+            self._sock,
+            service,
+            self._carried,
+            forth=forth,
+            back=back,
+        )
+        self.core.relays.add(relay)
+        if self.published is not None:
+            relay.start()
+            return
+        try:
+            self._sock.send(GRANTED)
+        except OSError:
+            relay.abort()
+            return
+        relay.start(HOLD_SECONDS)
+
+    def offer(self, registration: Registration) -> bool:
+        """See :meth:`Inbound.offer`."""
+        if not registration.has_room:
+            raise Refused(Refusal.BUSY, f"{WAITING} connections wait for {registration.service} already")
+        who = registration.who
+        if self._sock.family == socket.AF_UNIX:
+            self.mode = Mode.LOCAL
+        else:
+            self.mode = choose_mode(self.core.settings.handover, who, self.core.powers)
+        self._registration = registration
+        if self.mode not in COUNTED or self.core.census.admit(self, who.uid, self._counted):
+            self._grant()
+        return True
+
+    def _counted(self, refused: Refused | None) -> None:
+        if refused is not None:
+            self.refuse(refused)
+        else:
+            guard(self.refuse, self._grant)
+
+    def _grant(self) -> None:
+        """Say ok; hand over when the caller has spoken, or has had time to take the ok alone."""
+        if self.published is not None:
+            self._hand_over()
+            return
+        self._sock.send(GRANTED)
+        self.callers.holding.set(self, lambda: guard(self._failed, self._hand_over))
+
+    def _hand_over(self) -> None:
+        """Give the accepted socket itself to who has claimed the service."""
+        self.callers.holding.cancel(self)
+        registration, sock = self._registration, self._sock
+        assert registration is not None
+        who, core = registration.who, self.core
+        if not registration.has_room:
+            raise Refused(Refusal.BUSY, f"who has claimed {registration.service} does not take its connections")
+        core.poll.forget(sock.fileno())
+        if self.mode is Mode.LOCKED and core.powers.give and who.uid != core.powers.uid:
+            os.fchown(sock.fileno(), who.uid, who.gid)  # its new owner can listen on nothing that is ours
+        self._account = account_of(self.who)
+        peer = None if self.who.address is None else (self.who.address, self.who.port)
+        handing = Handing(
+            self.mode, packets=False, carried=False, framing=self.framing, peer=peer, account=self._account
+        )
+        relay, theirs = prepare(core, sock, handing, self._carried)
+        if self.mode in COUNTED:
+            core.census.add(self, theirs, who.uid, registration.service, self.mode.value, who.pid, self.ident)
+        self.note("granted", "")
+        self.leave()
+        registration.offer(Offer(theirs, self.mode.value, told_of(self.who, self.rule)))
+        if relay is not None:
+            relay.start()
+
+    def _failed(self, refused: Refused) -> None:
+        """It has been told ok already: all that is left is to hang up."""
+        self.note(refused.word.value, refused.reason)
+        self.drop()
+
+    def tell(self, data: bytes) -> None:
+        """See :meth:`Inbound.tell`."""
+        try:
+            if self.published is None:
+                self._sock.send(data)
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.drop()
+            return
+        # Closing with bytes unread would reset the connection, and the refusal with it.
+        self.callers.lingering.set(self, self.drop)
+        self._discard()
+
+    def close(self) -> None:
+        """See :meth:`Inbound.close`."""
+        if self._sock.fileno() >= 0:
+            self.core.poll.forget(self._sock.fileno())
+            self._sock.close()
+
+    def _ready(self, events: int) -> None:
+        if not self.is_named:
+            try:
+                data = self._sock.recv(NAME_READ_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self.note("gone", "hung up without naming a service")
+                self.drop()
+                return
+            self.named(data)
+        elif events & ERR or events & HUP:
+            self.drop()
+        elif self.callers.holding.is_set(self):
+            guard(self._failed, self._hand_over)
+        elif self.callers.lingering.is_set(self):
+            self._discard()
+
+    def _discard(self) -> None:
+        try:
+            while data := self._sock.recv(65536):
+                self._discarded += len(data)
+                if self._discarded > 1 << 20:
+                    break
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self.drop()
+
+    def _carried(self, relay: Relay) -> None:
+        self.core.end_relay(self._account, relay)
+        self.note("ended", relay.ending, relay.up, relay.down)
+
+
+def told_of(who: RemoteWho, rule: str) -> dict[str, Any]:
+    """Return what a service is told of a caller."""
+    address = None if who.address is None else str(who.address)
+    return {
+        "peer": {"scheme": who.scheme, "address": address, "port": who.port},
+        "identities": sorted(who.identities),
+        "rule": rule,
+    }
