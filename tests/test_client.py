@@ -225,6 +225,13 @@ class NotGranted(ClientTestCase):
             lambda sock, _: send(sock, struct.pack(">I", length), self.null), errno.EPROTO, f"{length} bytes"
         )
 
+    async def test_what_a_refusal_tells_besides_is_kept(self) -> None:
+        told = {"ok": False, "error": "bad-request", "reason": "1 mistake", "mistakes": [{"key": "grup"}]}
+        error = await self.fails(
+            client.Refused, client.connect, "pong", rundir=self.broker(lambda sock, _: send(sock, frame(told)))
+        )
+        self.assertEqual(error.answer, told)
+
     async def test_an_answer_at_the_limit_is_read(self) -> None:
         reason = "r" * (client.ANSWER_BYTES - len(frame({"ok": False, "error": "busy", "reason": ""})) + 4)
         error = await self.fails(client.Refused, client.connect, "pong", rundir=self.broker(refuse("busy", reason)))

@@ -61,7 +61,8 @@ def limit_lines(limits: list[dict[str, Any]]) -> list[str]:
     for one in limits:
         used, limit = one["used"], one["limit"]
         full = "" if used is None or not limit else f"{used / limit:.0%}"
-        rows.append((one["name"], "-" if used is None else used, f"{limit:g}", full, one.get("of") or ""))
+        most = limit if isinstance(limit, int) else f"{limit:g}"
+        rows.append((one["name"], "-" if used is None else used, most, full, one.get("of") or ""))
     return aligned(rows)
 
 

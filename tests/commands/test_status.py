@@ -76,7 +76,7 @@ class Status(PlumbTestCase):
 
 LIMITS: list[dict[str, Any]] = [
     {"name": "lookups_per_uid", "limit": 64, "used": 3, "of": "uid 1000"},
-    {"name": "lookups", "limit": 512, "used": 512, "of": None},
+    {"name": "lookups", "limit": 5000000, "used": 5000000, "of": None},
     {"name": "connect_seconds", "limit": 10.0, "used": None, "of": None},
 ]
 
@@ -89,10 +89,10 @@ class Limits(PlumbTestCase):
         self.assertEqual(
             out.splitlines(),
             [
-                "limit            used  of   full  by",
-                "lookups_per_uid  3     64   5%    uid 1000",
-                "lookups          512   512  100%",
-                "connect_seconds  -     10",
+                "limit            used     of       full  by",
+                "lookups_per_uid  3        64       5%    uid 1000",
+                "lookups          5000000  5000000  100%",
+                "connect_seconds  -        10",
             ],
         )
 
