@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import enum
+import functools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
+
+from twisted.logger import Logger
 
 from plumberd.effects.conversation import Conversation
 from plumberd.effects.credentials import Sender
 from plumberd.pure.admission import FairQueue
 from plumberd.pure.dialects import Request
-from plumberd.pure.dialects.native import MESSAGE_BYTES, answer
+from plumberd.pure.dialects.native import answer
+from plumberd.pure.fitting import fitted, shortened
 from plumberd.pure.names import check_service
 from plumberd.pure.pairs import Pairs
 from plumberd.pure.policy.decide import Question
 from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.explain import Answer
 from plumberd.pure.policy.peer import Destination
+from plumberd.pure.policy.subject import UNMAPPED
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.who import LocalWho
+from plumberd.wiring import accounting
+from plumberd.wiring.approach import guard
 from plumberd.wiring.asker import Asker, Permit, restrict
 from plumberd.wiring.core import Core
 from plumberd.wiring.explaining import Explaining, asked_of, explaining, subject_as
@@ -27,8 +34,9 @@ from plumberd.wiring.status import about_client, about_everything
 from plumberd.wiring.tcpd import Tcpd
 from plumberd.wiring.usage import usage
 
-STEPS_BYTES = MESSAGE_BYTES - 8192
-"""What the steps of an explanation may take of an answer; of longer ones the rules that did not match are left out."""
+
+LISTS = ("rules", "routes", "redirects", "publish", "tcpd", "limits")
+"""What may be too long of a `status`."""
 
 
 class Right(enum.Enum):
@@ -47,8 +55,10 @@ RIGHTS = {
     "reload": Right.ADMIN,
     "confine": Right.ADMITTED,
     "serve": Right.EVERYBODY,
+    "ss": Right.ADMITTED,
+    "kill": Right.ADMIN,
 }
-"""Every operation; `status` and `explain` tell an administrator more."""
+"""Every operation; `status`, `explain` and `ss` tell an administrator more."""
 
 
 class Desk(Protocol):
@@ -73,9 +83,14 @@ class Desk(Protocol):
     def give_control(self, conversation: Conversation, request: Request, permit: Permit) -> None:
         """Answer with a control socket that is restricted so."""
 
+    def refuse(self, conversation: Conversation, request: Request, refused: Refused) -> None:
+        """Tell a client that its request is refused, and note it."""
+
 
 class Operations:
     """Answers one request at a time for each conversation; what it does for one that ends is cancelled."""
+
+    _log = Logger("plumberd")
 
     def __init__(self, core: Core, desk: Desk, tcpd: Tcpd) -> None:
         self._core = core
@@ -89,17 +104,17 @@ class Operations:
             "reload": self._reload,
             "confine": self._confine,
             "serve": self._serve,
+            "ss": self._ss,
+            "kill": self._kill,
         }
 
     def perform(self, conversation: Conversation, request: Request, asker: Asker, sender: Sender | None) -> None:
-        """Answer *request*, now or when a name is resolved.
+        """Answer *request*, now or when a name is resolved; whatever goes wrong is its refusal."""
+        refuse = functools.partial(self._desk.refuse, conversation, request)
+        guard(refuse, self._perform, conversation, request, asker, sender)
 
-        :raises Refused: who asks may not, or what is asked makes no sense; nothing was answered then.
-        """
-        try:
-            who = asker.who(self._core.inspector, conversation.sock, sender)
-        except OSError as e:
-            raise Refused(Refusal.BUSY, f"who asks? {e.strerror}") from None
+    def _perform(self, conversation: Conversation, request: Request, asker: Asker, sender: Sender | None) -> None:
+        who = asker.who(self._core.inspector, conversation.sock, sender)
         if asker.permit is not None:
             raise Refused(Refusal.DENIED, "a restricted connection may look up, no more")
         self._check(RIGHTS[request.op], request.op, who)
@@ -108,15 +123,15 @@ class Operations:
     def gone(self, conversation: Conversation) -> None:
         """The client hung up: nobody waits for the name any more, and what it served is free."""
         self._core.registrations.gone(conversation)
-        resolution = self._resolving.pop(conversation, None)
-        if resolution is not None:
-            resolution.cancel()
+        self._stop_resolving(conversation)
 
     def is_admin(self, who: LocalWho) -> bool:
         """Tell whether *who* may see and change everything; nobody confined may."""
         if who.confined:
             return False
         admin_gid = self._core.settings.admin_gid
+        if UNMAPPED in (who.uid, admin_gid):
+            return False  # that may be anybody
         return who.uid in (0, os.geteuid()) or (admin_gid is not None and admin_gid in (who.gid, *who.groups))
 
     def _check(self, right: Right, what: str, who: LocalWho) -> None:
@@ -133,7 +148,7 @@ class Operations:
         if is_admin:
             members.update(about_everything(self._core, self._desk))
         members["limits"] = usage(self._core, self._desk, self._tcpd, who, is_admin)
-        conversation.answer(answer(request.ident, members))
+        conversation.answer(answer(request.ident, shortened(members, LISTS)))
 
     def _explain(self, conversation: Conversation, request: Request, who: LocalWho) -> None:
         asked = asked_of(request.members)
@@ -150,23 +165,39 @@ class Operations:
     def _go_on(
         self, conversation: Conversation, request: Request, who: LocalWho, steps: Explaining, found: Answer | None
     ) -> None:
-        self._resolving.pop(conversation, None)
+        self._stop_resolving(conversation)
         try:
             name = next(steps) if found is None else steps.send(found)
         except StopIteration as done:
-            conversation.answer(answer(request.ident, _fitted({"ok": True, **done.value.members})))
+            conversation.answer(answer(request.ident, fitted({"ok": True, **done.value.members})))
             return
-        resolve = self._core.resolver.resolve
-        self._resolving[conversation] = resolve(
-            name, f"uid {who.uid}", lambda result: self._go_on(conversation, request, who, steps, result)
-        )
+        refuse = functools.partial(self._desk.refuse, conversation, request)
+
+        def resolved(result: Answer) -> None:
+            guard(refuse, self._go_on, conversation, request, who, steps, result)
+
+        def too_slow() -> None:
+            self._stop_resolving(conversation)
+            seconds = self._core.connect_deadline.seconds
+            refuse(Refused(Refusal.TIMEOUT, f"not done within connect_seconds={seconds:g}: {name} was not resolved"))
+
+        self._resolving[conversation] = self._core.resolver.resolve(name, f"uid {who.uid}", resolved)
+        self._core.connect_deadline.set(conversation, too_slow)
+
+    def _stop_resolving(self, conversation: Conversation) -> None:
+        resolution = self._resolving.pop(conversation, None)
+        if resolution is not None:
+            resolution.cancel()
+            self._core.connect_deadline.cancel(conversation)
 
     def _why(self, conversation: Conversation, request: Request, who: LocalWho) -> None:
         refusals = self._core.audit.refusals_of(who.uid, request.members.get("service"))
-        conversation.answer(answer(request.ident, {"ok": True, "refusals": refusals}))
+        conversation.answer(answer(request.ident, shortened({"ok": True, "refusals": refusals}, ("refusals",))))
 
     def _reload(self, conversation: Conversation, request: Request, who: LocalWho) -> None:
-        conversation.answer(answer(request.ident, self._core.reload()))
+        self._log.info("{who} asks for a reload", who=str(who))
+        told = shortened(self._core.reload(), ("changes", "warnings", "mistakes"))
+        conversation.answer(answer(request.ident, told))
 
     def _confine(self, conversation: Conversation, request: Request, who: LocalWho) -> None:
         services = frozenset(check_service(name) for name in request.members.get("services", ()))
@@ -189,18 +220,18 @@ class Operations:
         self._core.registrations.claim(service, who, conversation)
         conversation.answer(answer(request.ident, {"ok": True, "service": service, "rule": verdict.rule}))
 
+    def _ss(self, conversation: Conversation, request: Request, who: LocalWho) -> None:
+        uid = None if self.is_admin(who) else who.uid
+        done = functools.partial(self._answer_late, conversation, request)
+        accounting.tell(self._core.census, uid, request.members.get("after"), done)
 
-def _fitted(members: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what did not match, beginning with the first, until the answer is short enough."""
-    steps: list[dict[str, Any]] = members["steps"]
-    left_out = 0
-    while len(answer(None, {**members, "steps": steps})) > STEPS_BYTES:
-        at = next((n for n, step in enumerate(steps) if step.get("matches") == "no"), None)
-        if at is None:
-            return {**members, "steps": steps[:1]}
-        steps = [*steps[:at], *steps[at + 1 :]]
-        left_out += 1
-    if left_out:
-        text = f"{left_out} more were tried, and do not match"
-        steps = [steps[0], {"step": "rules", "text": text}, *steps[1:]]
-    return {**members, "steps": steps}
+    def _kill(self, conversation: Conversation, request: Request, who: LocalWho) -> None:
+        done = functools.partial(self._answer_late, conversation, request)
+        accounting.end(self._core.census, str(request.members.get("connection", "")), done)
+
+    def _answer_late(self, conversation: Conversation, request: Request, result: dict[str, Any] | Refused) -> None:
+        """Answer when the kernel has; a client that has gone meanwhile gets nothing."""
+        if isinstance(result, Refused):
+            conversation.refuse(request.ident, result.word, result.reason)
+        else:
+            conversation.answer(answer(request.ident, result))

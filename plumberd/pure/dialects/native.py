@@ -30,6 +30,8 @@ OPS: dict[str, frozenset[str]] = {
     "reload": frozenset(),
     "confine": frozenset(("services", "routes", "control")),
     "serve": frozenset(("service",)),
+    "ss": frozenset(("after",)),
+    "kill": frozenset(("connection",)),
 }
 """Every operation with its own members; ``op`` and ``id`` belong to all."""
 
