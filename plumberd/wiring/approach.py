@@ -9,6 +9,7 @@ rests for a while; one that the rules refuse is the answer.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 from typing import Protocol
@@ -87,6 +88,7 @@ class Approach:
         self._failures: list[str] = []
         self._step: _Step | None = None
         self._timer: IDelayedCall | None = None
+        self._attempt = 0
         self.target: Uri | Endpoint = self._left[0]
         self.to: Destination | None = None
         self.verdict: Verdict | None = None
@@ -115,6 +117,7 @@ class Approach:
 
     def cancel(self) -> None:
         """Give up and close what was made; *done* will not be called."""
+        self._attempt += 1  # what goes on later goes on with nothing
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -162,9 +165,11 @@ class Approach:
             # An endpoint resolves its name by itself, so nothing can be judged but the name.
             raise not_known_here(self.to)
         self.carrier = carrier_of(self._core, self.target, self.verdict.addresses)
-        self._about_to(self, self._dial)
+        self._about_to(self, functools.partial(self._dial, self._attempt))
 
-    def _dial(self) -> None:
+    def _dial(self, attempt: int) -> None:
+        if attempt != self._attempt:
+            return
         assert self.verdict is not None
         reach = Reach(self._core, self.target, self.verdict.addresses, self._traveller, self._reached, self._mark)
         self._step = reach

@@ -20,7 +20,7 @@ from plumberd.effects.rundir import BoundSocket, bind_socket
 from plumberd.pure.admission import FairQueue
 from plumberd.pure.dialects import DIALECTS, Dialect, Kind, Request
 from plumberd.pure.dialects.native import NativeDecoder
-from plumberd.pure.refusals import Refusal, Refused
+from plumberd.pure.refusals import REASON_BYTES, Refusal, Refused
 from plumberd.wiring.asker import Asker, Permit
 from plumberd.wiring.core import Core
 from plumberd.wiring.lookup import Lookup
@@ -176,16 +176,13 @@ class Broker:
         request, asker = received.request, self._conversations[conversation]
         sender = received.sender
         if not isinstance(request, Request):
-            self._refuse(conversation, asker, request.ident, request.word, request.reason)
+            self._refuse(conversation, request.ident, request.word, request.reason)
         elif request.op == "lookup":
             lookup = Lookup(self._core, self, conversation, request, sender, asker)
             self._under_way[conversation] = lookup
             lookup.enter()
         else:
-            try:
-                self._operations.perform(conversation, request, asker, sender)
-            except Refused as e:
-                self._refuse(conversation, asker, request.ident, e.word, e.reason)
+            self._operations.perform(conversation, request, asker, sender)
 
     def _broken(self, conversation: Conversation, word: Refusal, reason: str) -> None:
         pid, uid, _ = self._conversations[conversation].maker
@@ -268,12 +265,16 @@ class Broker:
     def _control_ended(self, control: ControlSocket) -> None:
         self._leave(self._controls.pop(control))
 
-    def _refuse(
-        self, conversation: Conversation, asker: Asker, ident: str | int | None, word: Refusal, reason: str
-    ) -> None:
-        pid, uid, _ = asker.maker
-        self._note(word.value, f"uid={uid} pid={pid}", f"{conversation.dialect.name}: {reason}")
-        conversation.refuse(ident, word, reason)
+    def refuse(self, conversation: Conversation, request: Request, refused: Refused) -> None:
+        """See :class:`plumberd.wiring.operations.Desk`."""
+        self._refuse(conversation, request.ident, refused.word, refused.reason)
+
+    def _refuse(self, conversation: Conversation, ident: str | int | None, word: Refusal, reason: str) -> None:
+        reason = reason[:REASON_BYTES]
+        if conversation in self._conversations:  # else it was that which went wrong
+            pid, uid, _ = self._conversations[conversation].maker
+            self._note(word.value, f"uid={uid} pid={pid}", f"{conversation.dialect.name}: {reason}")
+            conversation.refuse(ident, word, reason)
 
     def _note(self, verdict: str, who: str, reason: str) -> None:
         self._core.audit.note(Outcome(verdict, who=who, reason=reason))

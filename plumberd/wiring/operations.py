@@ -25,7 +25,6 @@ from plumberd.pure.policy.peer import Destination
 from plumberd.pure.policy.subject import UNMAPPED
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.who import LocalWho
-from plumberd.wiring import accounting
 from plumberd.wiring.approach import guard
 from plumberd.wiring.asker import Asker, Permit, restrict
 from plumberd.wiring.core import Core
@@ -33,7 +32,6 @@ from plumberd.wiring.explaining import Explaining, asked_of, explaining, subject
 from plumberd.wiring.status import about_client, about_everything
 from plumberd.wiring.tcpd import Tcpd
 from plumberd.wiring.usage import usage
-
 
 LISTS = ("rules", "routes", "redirects", "publish", "tcpd", "limits")
 """What may be too long of a `status`."""
@@ -55,10 +53,8 @@ RIGHTS = {
     "reload": Right.ADMIN,
     "confine": Right.ADMITTED,
     "serve": Right.EVERYBODY,
-    "ss": Right.ADMITTED,
-    "kill": Right.ADMIN,
 }
-"""Every operation; `status`, `explain` and `ss` tell an administrator more."""
+"""Every operation; `status` and `explain` tell an administrator more."""
 
 
 class Desk(Protocol):
@@ -104,8 +100,6 @@ class Operations:
             "reload": self._reload,
             "confine": self._confine,
             "serve": self._serve,
-            "ss": self._ss,
-            "kill": self._kill,
         }
 
     def perform(self, conversation: Conversation, request: Request, asker: Asker, sender: Sender | None) -> None:
@@ -219,19 +213,3 @@ class Operations:
             raise Refused(Refusal.DENIED, verdict.reason)
         self._core.registrations.claim(service, who, conversation)
         conversation.answer(answer(request.ident, {"ok": True, "service": service, "rule": verdict.rule}))
-
-    def _ss(self, conversation: Conversation, request: Request, who: LocalWho) -> None:
-        uid = None if self.is_admin(who) else who.uid
-        done = functools.partial(self._answer_late, conversation, request)
-        accounting.tell(self._core.census, uid, request.members.get("after"), done)
-
-    def _kill(self, conversation: Conversation, request: Request, who: LocalWho) -> None:
-        done = functools.partial(self._answer_late, conversation, request)
-        accounting.end(self._core.census, str(request.members.get("connection", "")), done)
-
-    def _answer_late(self, conversation: Conversation, request: Request, result: dict[str, Any] | Refused) -> None:
-        """Answer when the kernel has; a client that has gone meanwhile gets nothing."""
-        if isinstance(result, Refused):
-            conversation.refuse(request.ident, result.word, result.reason)
-        else:
-            conversation.answer(answer(request.ident, result))
