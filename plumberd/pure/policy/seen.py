@@ -8,6 +8,7 @@ metadata, multicast and unspecified addresses are never proposed.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import json
 from collections.abc import Iterator
@@ -169,7 +170,7 @@ def _peer(record: dict[str, Any]) -> Peer:
     """Return where it went: one name or one address, and one port."""
     to = record.get("to")
     try:
-        peer = parse_peer(to if isinstance(to, str) else "", Direction.OUT)
+        peer = _parse_peer(to if isinstance(to, str) else "")
     except PeerError:
         raise LeftOut(NO_WORD) from None
     one_port = peer.ports is not None and peer.ports[0] == peer.ports[1]
@@ -184,7 +185,7 @@ def _far_service(record: dict[str, Any], peer: Peer) -> str | None:
         return peer.name
     uri = record.get("uri")
     try:
-        return parse_uri(uri).service if isinstance(uri, str) and "://" in uri else None
+        return _uri_service(uri) if isinstance(uri, str) and "://" in uri else None
     except UriError:
         raise LeftOut(NO_WORD) from None
 
@@ -204,12 +205,30 @@ def _address(text: object) -> IPAddress | None:
     if text is None:
         return None
     try:
-        address = unmapped(ipaddress.ip_address(text if isinstance(text, str) else ""))
+        address = _parse_address(text if isinstance(text, str) else "")
     except ValueError:
         raise LeftOut(NO_WORD) from None
     if isinstance(address, ipaddress.IPv6Address) and address.scope_id:
         raise LeftOut(ZONES[Zone.LINK_LOCAL])
     return address
+
+
+# A log says the same again and again; these three are most of the work.
+
+
+@functools.lru_cache(maxsize=4096)
+def _parse_address(text: str) -> IPAddress:
+    return unmapped(ipaddress.ip_address(text))
+
+
+@functools.lru_cache(maxsize=4096)
+def _parse_peer(text: str) -> Peer:
+    return parse_peer(text, Direction.OUT)
+
+
+@functools.lru_cache(maxsize=4096)
+def _uri_service(text: str) -> str | None:
+    return parse_uri(text).service
 
 
 def _check_zones(addresses: list[IPAddress | None]) -> None:
