@@ -20,12 +20,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from plumberd.effects.resolve import MOST_ADDRESSES, Answer, Resolver
 from plumberd.pure.limits import Limits
-from plumberd.pure.policy.decide import Policy, Question, decide, judge
+from plumberd.pure.pairs import Pairs
+from plumberd.pure.policy.decide import Policy, Question, Verdict, decide, judge
 from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.index import FEW
-from plumberd.pure.policy.route import destination, parse_target_uri
+from plumberd.pure.policy.peer import Destination
+from plumberd.pure.policy.route import Choice, Endpoint, Routes, destination, find_way, parse_route, parse_target_uri
 from plumberd.pure.policy.rule import RuleError, parse_rule
-from plumberd.pure.policy.subject import Standing, Subject
+from plumberd.pure.policy.subject import ANYBODY, Standing, Subject
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import UriError, parse_uri
 from plumberd.wiring.service import PlumberdService
@@ -852,3 +854,30 @@ def mixtures(host: str) -> st.SearchStrategy[str]:
     chosen = st.lists(st.sampled_from(ways), min_size=len(host), max_size=len(host))
     ends = st.sampled_from(("", ".", "%2E", "\u3002"))
     return st.builds(lambda hows, end: "".join(how(c) for how, c in zip(hows, host, strict=True)) + end, chosen, ends)
+
+
+class Endpoints(SynchronousTestCase):
+    """An endpoint string is resolved by Twisted, and no rule sees to what."""
+
+    def verdict(self, service: str, route: str, subject: Subject = ANYBODY, **policy: Any) -> Verdict:
+        routes = Routes({}, {"*": (Choice((parse_route("*", route),)),)})
+        target = find_way(service, Pairs(), routes).target
+        assert isinstance(target, Endpoint)
+        return decide(Policy(**policy), Question(OUT, service, target.destination(), subject))
+
+    @each(
+        ("hexadecimal", "0xa9fea9fe", "tls:{service}:443"),
+        ("decimal", "2852039166", "tls:{service}:443"),
+        ("by_name", "2852039166", "tcp:host={service}:port=80:timeout=5"),
+        ("a_name_of_its_own", "x.evil.example", "tls:{service}:443"),
+    )
+    def test_a_host_that_the_client_chose_needs_a_rule(self, _: str, service: str, route: str) -> None:
+        self.assertIs(self.verdict(service, route).granted, False)
+        rules = (parse_rule(f"allow out {service} any"),)
+        self.assertIs(self.verdict(service, route, rules=rules).granted, True)
+
+    def test_trying_out_opens_none_that_does_what_only_this_machine_can(self) -> None:
+        to = Destination("unix", None, None, None, True)
+        for subject in (ANYBODY, Subject(Standing.CONFINED)):
+            question = Question(OUT, "web", to, subject)
+            self.assertIs(decide(Policy(audit_only=True), question).granted, False)

@@ -197,9 +197,14 @@ def tried(policy: Policy, question: Question) -> tuple[Tried, ...]:
 def _judge(policy: Policy, question: Question, address: IPAddress | None) -> Verdict:
     need = _needs_naming(policy, question, address)
     verdict = _by_rules(policy, question, need) or _default(policy, question, need)
-    if verdict.granted is False and policy.audit_only and need is None and question.direction is not Direction.SERVE:
+    if verdict.granted is False and policy.audit_only and need is None and _can_be_tried(question):
         return dataclasses.replace(verdict, granted=True, would=WOULD)
     return verdict
+
+
+def _can_be_tried(question: Question) -> bool:
+    """Tell whether a refusal may be just logged: not of a claim, nor of what only this machine could do."""
+    return question.direction is not Direction.SERVE and not question.to.special
 
 
 def _by_rules(policy: Policy, question: Question, need: _Need | None) -> Verdict | None:

@@ -8,6 +8,7 @@ redirect or route may depend on who asks, and may have alternatives.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
@@ -43,9 +44,11 @@ class Endpoint:
     """An administrator's route: a Twisted client endpoint string. Lookups cannot name one.
 
     :ivar description: the string.
+    :ivar chosen: whether a part of it is the name of a service that a client has chosen.
     """
 
     description: str = field(repr=False)
+    chosen: bool = False
 
     @property
     def scheme(self) -> str:
@@ -57,12 +60,17 @@ class Endpoint:
         """Whether it does what a client could not do by itself, and so needs a rule.
 
         Dialling tcp, and tls with the system's trust or another, a client could do; opening a
-        UNIX socket as the broker, or using a certificate of the machine, it could not.
+        UNIX socket as the broker, or using a certificate of the machine, it could not. Nor could it
+        have the broker resolve a name of its own choice: what Twisted makes of that, no rule has seen.
         """
         words = _split(self.description)
         harmless = ("timeout", "bindAddress", "trustRoots", "host", "port")
-        return self.scheme not in ("tcp", "tls") or any(
-            word.partition("=")[0] not in harmless if "=" in word else at > 2 for at, word in enumerate(words) if at
+        return (
+            self.chosen
+            or self.scheme not in ("tcp", "tls")
+            or any(
+                word.partition("=")[0] not in harmless if "=" in word else at > 2 for at, word in enumerate(words) if at
+            )
         )
 
     def destination(self) -> Destination:
@@ -72,11 +80,12 @@ class Endpoint:
         plain = iter([w for w in words[1:] if "=" not in w])  # in host=a.example:443 the one left is the port
         host = named["host"] if "host" in named else next(plain, "")
         port = named["port"] if "port" in named else next(plain, "")
-        try:
-            to = _destination(self.scheme, parse_host(f"[{host}]" if ":" in host else host), parse_port(port))
-        except UriError:
-            return Destination(self.scheme, None, None, None, self.special)
-        return dataclasses.replace(to, special=self.special)
+        to = Destination(self.scheme, None, None, None)
+        with contextlib.suppress(UriError):
+            to = _destination(self.scheme, parse_host(f"[{host}]" if ":" in host else host), None)
+            to = dataclasses.replace(to, port=parse_port(port))  # a name (https) is no number
+        hidden = to.name is None and to.addresses is None  # nobody can tell where it leads
+        return dataclasses.replace(to, special=self.special or hidden)
 
     def __str__(self) -> str:
         return f"{self.scheme} endpoint"
@@ -172,8 +181,13 @@ class Way:
         return target.service if isinstance(target, Uri) and target.scheme == "unix" else None
 
 
-def find_way(service: str, pairs: Pairs, routes: Routes, subject: Subject = ANYBODY) -> Way:
+def find_way(
+    service: str, pairs: Pairs, routes: Routes, subject: Subject = ANYBODY, *, for_caller: bool = False
+) -> Way:
     """Follow redirects and routes from *service* to a destination.
+
+    :param for_caller: a remote caller asks: the route ``*`` is not for it, so that this machine is a
+        gateway for nothing but what names it.
 
     :raises Refused: ``bad-request`` for a pair that is no URI, a chain that is too long, or a
         name that the route ``*`` has no place for; ``denied`` for a reserved name.
@@ -193,7 +207,7 @@ def find_way(service: str, pairs: Pairs, routes: Routes, subject: Subject = ANYB
         if text is not None:
             uri = parse_target_uri(text)
             return Way((uri,), (*steps, Step("route", f"the lookup's own: {uri}")))
-        for key in (name, EVERY):
+        for key in (name,) if for_caller else (name, EVERY):
             choice = _choose(routes.routes.get(key), subject)
             if choice is not None:
                 targets = _fill_all(choice, name)
@@ -359,13 +373,14 @@ def _fill(target: Target, name: str) -> Uri | Endpoint:
     if not isinstance(target, str):
         return target
     try:
-        return _target(target.replace(PLACEHOLDER, name))
+        filled = _target(target.replace(PLACEHOLDER, name))
+        return dataclasses.replace(filled, chosen=True) if isinstance(filled, Endpoint) else filled
     except RouteError:
         # a name such as "a..b" in the host's place
         raise Refused(Refusal.BAD_REQUEST, f"{name!r} does not fit into the route {EVERY}") from None
 
 
-def _destination(scheme: str, host: str, port: int) -> Destination:
+def _destination(scheme: str, host: str, port: int | None) -> Destination:
     address = _literal_address(host)
     if address is not None:
         return Destination(scheme, None, (unmapped(address),), port)
