@@ -455,7 +455,6 @@ class OnlyLogged(SynchronousTestCase):
         ("an_address", ask("tcp://198.51.100.1:80", who=CAGED)),
         ("confined_local", ask("unix:pong", who=CAGED)),
         ("remote", ask("tcp://a.example:80", "198.51.100.1", who=REMOTE)),
-        ("endpoint", Question(OUT, "pong", Destination("tls", None, None, None, True))),
     )
     def test_audit_only_grants_what_would_be_refused_and_says_so(self, _: str, question: Question) -> None:
         for lines in ((), ("deny in any any", "deny out any any")):
