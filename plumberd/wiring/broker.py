@@ -45,7 +45,7 @@ class Broker:
         self.unread: FairQueue[int, Lookup] = FairQueue(1, 1, 2**31)
         self._have_room: deque[Lookup] = deque()
         self._is_sending = False
-        self.reconfigure()
+        self._take_limits()
         self._operations = Operations(core, self, tcpd)
         self._forgotten = Deadlines(core.reactor, FORGOTTEN_SECONDS)
         self._under_way: dict[Conversation, Lookup] = {}
@@ -56,7 +56,11 @@ class Broker:
         self._acceptors: list[Acceptor] = []
 
     def reconfigure(self) -> None:
-        """Take the limits that are in force now; who fits now has its turn."""
+        """Take the settings that are in force now: who fits now has its turn, who may not serve any more is ended."""
+        self._take_limits()
+        self._operations.reconfigure()
+
+    def _take_limits(self) -> None:
         limits, descriptors = self._core.settings.limits, self._core.descriptors
         for lookup in self.lookups.change(limits.lookups_per_uid, limits.lookups, limits.waiting_per_uid):
             self._core.poll.again(self._next_one(lookup))

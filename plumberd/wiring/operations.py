@@ -18,7 +18,7 @@ from plumberd.pure.dialects.native import answer
 from plumberd.pure.fitting import fitted, shortened
 from plumberd.pure.names import check_service
 from plumberd.pure.pairs import Pairs
-from plumberd.pure.policy.decide import Question
+from plumberd.pure.policy.decide import Question, Verdict
 from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.explain import Answer
 from plumberd.pure.policy.peer import Destination
@@ -114,6 +114,10 @@ class Operations:
         self._check(RIGHTS[request.op], request.op, who)
         self._run[request.op](conversation, request, who)
 
+    def reconfigure(self) -> None:
+        """End the claims that the rules in force now do not allow."""
+        self._core.registrations.judge(lambda service, who: bool(self._may_serve(service, who).granted))
+
     def gone(self, conversation: Conversation) -> None:
         """The client hung up: nobody waits for the name any more, and what it served is free."""
         self._core.registrations.gone(conversation)
@@ -207,9 +211,12 @@ class Operations:
 
     def _serve(self, conversation: Conversation, request: Request, who: LocalWho) -> None:
         service = check_service(str(request.members.get("service", "")))
-        to = Destination("unix", service, None, None)
-        verdict = self._core.decide(Question(Direction.SERVE, service, to, self._core.subject_of(who)))
+        verdict = self._may_serve(service, who)
         if not verdict.granted:
             raise Refused(Refusal.DENIED, verdict.reason)
         self._core.registrations.claim(service, who, conversation)
         conversation.answer(answer(request.ident, {"ok": True, "service": service, "rule": verdict.rule}))
+
+    def _may_serve(self, service: str, who: LocalWho) -> Verdict:
+        to = Destination("unix", service, None, None)
+        return self._core.decide(Question(Direction.SERVE, service, to, self._core.subject_of(who)))

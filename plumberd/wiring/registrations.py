@@ -47,7 +47,6 @@ class Registration:
         self._conversation = conversation
         self._waiting: deque[Offer] = deque()
         self._over = False
-        conversation.serve(self._next)
 
     @property
     def has_room(self) -> bool:
@@ -65,7 +64,7 @@ class Registration:
             offer.sock.close()
             return
         self._waiting.append(offer)
-        self._next()
+        self.hand_over()
 
     def end(self) -> None:
         """The claimant is gone: what waits for it is closed."""
@@ -73,7 +72,8 @@ class Registration:
         while self._waiting:
             self._waiting.popleft().sock.close()
 
-    def _next(self) -> None:
+    def hand_over(self) -> None:
+        """Hand the next one over, if the claimant has taken what it was sent before."""
         if self._waiting and not self._over and self._conversation.is_resting:
             offer = self._waiting.popleft()
             members = {
@@ -93,7 +93,7 @@ class Registrations:
     def __init__(self, services: LocalServices) -> None:
         self._services = services
         self._of: dict[str, Registration] = {}
-        self._on: dict[Conversation, list[Registration]] = {}
+        self._on: dict[Conversation, deque[Registration]] = {}
 
     def __iter__(self) -> Iterator[Registration]:
         return iter(self._of.values())
@@ -113,7 +113,21 @@ class Registrations:
         self._check_socket(service)
         registration = Registration(service, who, conversation)
         self._of[service] = registration
-        self._on.setdefault(conversation, []).append(registration)
+        self._on.setdefault(conversation, deque()).append(registration)
+        conversation.serve(lambda: self._next(conversation))
+
+    def judge(self, may_serve: Callable[[str, LocalWho], bool]) -> None:
+        """End the claims that rules do not allow any more, each with its conversation."""
+        for conversation, claims in list(self._on.items()):
+            if not all(may_serve(claim.service, claim.who) for claim in claims):
+                conversation.close()
+
+    def _next(self, conversation: Conversation) -> None:
+        """Hand the next one over; the services that one claimant has take turns."""
+        claims = self._on.get(conversation, deque())
+        for _ in range(len(claims)):
+            claims.rotate(-1)
+            claims[-1].hand_over()
 
     def gone(self, conversation: Conversation) -> None:
         """The connection of a claimant is over, and so are its claims."""

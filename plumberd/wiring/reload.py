@@ -73,18 +73,17 @@ class Reload:
             raise ConfigurationError([Mistake(where, key, why) for key in found.needs_restart])
         is_new_log = (old.audit_file, old.audit_journal) != (new.audit_file, new.audit_journal)
         log: AuditLog | None = None
-        try:
-            if is_new_log:
+        if is_new_log:
+            try:
                 log = audit_log_of(new)
+            except OSError as e:
+                raise ConfigurationError([Mistake(where, "audit", e.strerror or str(e))]) from None
+        try:
             self._tcpd.listen_on(wanted_by(new), self._late)
         except ListenError as e:
             if log is not None:
                 log.close(0)
             raise ConfigurationError([Mistake(where, "listen", str(e))]) from None
-        except OSError as e:
-            if log is not None:
-                log.close(0)
-            raise ConfigurationError([Mistake(where, "audit", e.strerror or str(e))]) from None
         if is_new_log:
             self._core.audit.set_sink(log)
         else:

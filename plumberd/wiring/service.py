@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from plumberd.effects.rundir import RunDirError, open_rundir
+from plumberd.pure.refusals import Refusal
 from plumberd.wiring.announce import announcement
 from plumberd.wiring.broker import Broker
 from plumberd.wiring.core import Core, make_core
@@ -127,6 +128,7 @@ class PlumberdService(Service):
         if core is None or broker is None or tcpd is None:
             return
         self.core = None
+        core.reload = _is_stopping
         broker.stop()
         if self.schemed is not None:
             self.schemed.stop()
@@ -134,6 +136,11 @@ class PlumberdService(Service):
         await core.end_relays()
         core.close()
         self._log.info("plumberd has stopped")
+
+
+def _is_stopping() -> dict[str, Any]:
+    """Answer a reload for which it is too late: it would listen anew."""
+    return {"ok": False, "error": Refusal.NOT_POSSIBLE.value, "reason": "plumberd is stopping", "mistakes": []}
 
 
 def _stop_cleanly_on_sigterm(reactor: Any) -> None:

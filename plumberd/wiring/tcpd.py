@@ -63,6 +63,7 @@ def wanted_by(settings: Settings) -> list[Wanted]:
 class _Listening:
     wanted: Wanted
     port: IListeningPort
+    identity: tuple[int, int] | None = None
     acceptor: Acceptor | None = None
 
     def stop(self) -> Deferred[Any]:
@@ -80,6 +81,7 @@ class Tcpd:
         self.callers = Callers(core)
         core.is_here = self._is_here
         self._listening: list[_Listening] = []
+        self._wanted: list[Wanted] = []
 
     @property
     def peers(self) -> set[Inbound]:
@@ -112,11 +114,15 @@ class Tcpd:
 
         def listening(port: IListeningPort) -> None:
             one = _Listening(wanted, port)
+            if wanted not in self._wanted:  # it took its time, and meanwhile nobody wants it any more
+                one.stop()
+                return
             self._listening.append(one)
             path = getattr(port.getHost(), "name", None)
             if path is not None:  # a UNIX socket in the run directory would look like a service
                 with contextlib.suppress(OSError, ValueError):
-                    self.core.own.add(identity(path))
+                    one.identity = identity(path)
+                    self.core.own.add(one.identity)
             if plain:
                 take = functools.partial(self._accepted, published)
                 one.acceptor = Acceptor(self.core.poll, self.core.reactor, raw_socket(port), take)
@@ -131,18 +137,20 @@ class Tcpd:
         :param late: told of an endpoint that fails only afterwards.
         :raises ListenError: one cannot be listened on; everything is as it was.
         """
-        before = list(self._listening)
-        known = [listening.wanted for listening in before]
+        before, wanted_before = list(self._listening), self._wanted
+        idle = [listening.wanted for listening in before]
+        self._wanted = list(wanted)
         try:
             for one in wanted:
-                if one in known:
-                    known.remove(one)
+                if one in idle:
+                    idle.remove(one)
                 else:
                     self._begin(one, late)
         except ListenError:
+            self._wanted = wanted_before
             self._stop_all([listening for listening in self._listening if listening not in before])
             raise
-        self._stop_all([listening for listening in before if listening.wanted not in wanted])
+        self._stop_all([listening for listening in before if _take(idle, listening.wanted)])
 
     def reconfigure(self) -> None:
         """Take the limits that are in force now."""
@@ -150,13 +158,17 @@ class Tcpd:
 
     def stop(self) -> list[Deferred[Any]]:
         """Stop listening and drop who has not been let in; return what is still closing."""
+        self._wanted = []
         closing = self._stop_all(list(self._listening))
         self.callers.close()
         return closing
 
     def _begin(self, wanted: Wanted, late: Callable[[Wanted, Failure], None]) -> None:
         failures: list[Failure] = []
-        listening = self.listen(wanted).addErrback(failures.append)
+        try:
+            listening = self.listen(wanted).addErrback(failures.append)
+        except Exception as e:  # each endpoint parser has errors of its own: a certificate that has gone, say
+            raise ListenError(f"{wanted}: {e}") from None
         if failures:  # tcp and unix endpoints tell at once
             raise ListenError(f"{wanted}: {failures[0].getErrorMessage()}")
         listening.addCallback(lambda _: late(wanted, failures[0]) if failures else None)
@@ -164,7 +176,12 @@ class Tcpd:
     def _stop_all(self, which: Sequence[_Listening]) -> list[Deferred[Any]]:
         for listening in which:
             self._listening.remove(listening)
-        return [listening.stop() for listening in which]
+        return [listening.stop().addCallback(self._forget, listening.identity) for listening in which]
+
+    def _forget(self, _: object, own: tuple[int, int] | None) -> None:
+        """The socket is gone, and the next one with its inode is another's."""
+        if own is not None:
+            self.core.own.discard(own)
 
     def _is_here(self, address: IPAddress, port: int) -> bool:
         """Tell whether callers are listened for at that address and port."""
@@ -187,6 +204,14 @@ class Tcpd:
                 return
             who = RemoteWho("tcp", address, port)
         RawInbound(self.callers, who, sock, published).start()
+
+
+def _take(idle: list[Wanted], wanted: Wanted) -> bool:
+    """Take *wanted* out of *idle*, once; tell whether it was there."""
+    if wanted not in idle:
+        return False
+    idle.remove(wanted)
+    return True
 
 
 def _refuse_protocol() -> Half | None:
