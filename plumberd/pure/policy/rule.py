@@ -30,6 +30,7 @@ RULE_CHARS = 1024
 """Longest rule."""
 
 _GLOB = re.compile(r"[A-Za-z0-9_.*?-]{1,64}\Z")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _EXPANDED = "did the shell expand the *? write any"
 
 
@@ -48,6 +49,10 @@ class Action(enum.Enum):
     def opens(self) -> bool:
         """Whether it lets through: then what can't be told does not match it."""
         return self is not Action.DENY
+
+
+_ACTIONS = {action.value: action for action in Action}
+_DIRECTIONS = {direction.value: direction for direction in Direction}
 
 
 class Match(enum.Enum):
@@ -107,29 +112,29 @@ def parse_rule(text: str, source: str = "") -> Rule:
     """
     if len(text) > RULE_CHARS:
         raise RuleError(f"a rule of {len(text)} characters: at most {RULE_CHARS} are accepted")
-    if any(c < " " or c == "\x7f" for c in text):
+    if _CONTROL.search(text):
         raise RuleError("a control character in a rule")
     words = text.split()
-    if any("@" in word for word in words[:4]):
+    if "@" in text and any("@" in word for word in words[:4]):
         raise RuleError("a rule holds no user and no password: its peer is SCHEME:HOST[:PORT], without an @")
     if len(words) < 3 or (words[1] != Direction.SERVE.value and len(words) < 4):
         raise RuleError(f"{text!r}: wanted allow|deny|log in|out SERVICE PEER [for WHO]... [handover=MODE]")
     action, way, service, *rest = words
-    if action not in [a.value for a in Action]:
+    if action not in _ACTIONS:
         raise RuleError(f"{action!r}: wanted allow, deny or log")
-    if way not in [d.value for d in Direction]:
+    if way not in _DIRECTIONS:
         raise RuleError(f"{way!r}: wanted in, out or serve")
-    direction = Direction(way)
+    direction = _DIRECTIONS[way]
     peer = ANYWHERE
     try:
         if direction is not Direction.SERVE:
             peer = parse_peer(rest.pop(0), direction)
-        conditions, handover = _tail(rest, Action(action), direction)
+        conditions, handover = _tail(rest, _ACTIONS[action], direction)
     except (PeerError, ConditionError) as e:
         raise RuleError(str(e)) from None
     if direction is Direction.SERVE and action == Action.LOG.value:
         raise RuleError("log: a claim to a service is allowed or denied, and never just logged")
-    return Rule(Action(action), direction, _service(service), peer, conditions, handover, " ".join(words), source)
+    return Rule(_ACTIONS[action], direction, _service(service), peer, conditions, handover, " ".join(words), source)
 
 
 def bind_rule(rule: Rule, uid_of: Callable[[str], int | None], gid_of: Callable[[str], int | None]) -> Rule:
