@@ -61,6 +61,8 @@ class Audit:
         self._sink = sink
         self._kept: list[tuple[float, Outcome]] = []
         self._timer: IDelayedCall | None = None
+        self._unwritten: list[tuple[float, Outcome]] = []
+        self._writing: IDelayedCall | None = None
         self._refusals: dict[int, deque[tuple[float, Outcome]]] = {}
         # Several processes may write one log, and each begins again: 52 bits, which every reader of JSON keeps.
         self._idents = itertools.count((secrets.randbits(32) << 20) + 1)
@@ -80,15 +82,19 @@ class Audit:
             self._remember(kept)
         if self._timer is None:
             self._timer = self._clock.callLater(BATCH_SECONDS, self.flush)
+        if self._sink is not None:
+            # Within this turn of the reactor's: a client that ends with its answer is not looked into any more.
+            self._unwritten.append(kept)
+            if self._writing is None:
+                self._writing = self._clock.callLater(0, self._write)
 
     def flush(self) -> None:
         """Log what is kept now."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
+        self._write()
         kept, self._kept = self._kept, []
-        if kept and self._sink is not None:
-            self._sink.write(kept)
         if len(kept) <= APART:
             for when, outcome in kept:
                 self._log.info("{outcome}", outcome=outcome, when=when)
@@ -125,6 +131,14 @@ class Audit:
         """
         found = reversed(self._refusals.get(uid, ()))
         return [refusal(outcome, when) for when, outcome in found if service is None or outcome.service == service]
+
+    def _write(self) -> None:
+        if self._writing is not None and self._writing.active():
+            self._writing.cancel()
+        self._writing = None
+        unwritten, self._unwritten = self._unwritten, []
+        if unwritten and self._sink is not None:
+            self._sink.write(unwritten)
 
     def _remember(self, kept: tuple[float, Outcome]) -> None:
         when, outcome = kept
