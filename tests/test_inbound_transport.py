@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import time
+from unittest import mock
 
 from plumberd.effects.kernel import unread_bytes
+from plumberd.pure.limits import Limits
 from tests.support import in_thread, read_exactly, until
 from tests.test_generations import bounce_packets, old_message
 from tests.test_inbound import Callers, end_of
@@ -68,3 +70,41 @@ class BehindAProxy(Callers):
         peers = service.tcpd.peers
         await until(lambda: len(self.outcomes) == 5 and not peers)
         self.assertEqual({o.verdict for o in self.outcomes}, {"gone"})
+
+    async def test_a_caller_of_whom_the_proxy_tells_no_address_has_none_and_not_the_proxy_s(self) -> None:
+        service = self.run_tcpd("allow in near tcp:127.0.0.1", "allow in any_ any")
+        self.serve(service.settings.rundir, "near")
+        self.serve(service.settings.rundir, "any_", lambda sock: None)
+        self.first_bytes = b"PROXY UNKNOWN x x x x\r\n"
+        self.assertEqual(await self.refusal(service, b"near"), b"no denied")
+        self.assertIn("without address", str(self.outcomes[0].who))
+        self.assertEqual(await self.refusal(service, b"any_"), b"ok")
+
+    async def test_a_published_service_waits_in_vain_for_a_caller_of_whom_the_proxy_tells_nothing(self) -> None:
+        service = self.run_broker(
+            "allow in pong any", publish=(("pong", PROXIED),), limits=Limits(handshake_seconds=0.1)
+        )
+        self.serve(service.settings.rundir, "pong")
+        sock = self.owned(socket.create_connection(("127.0.0.1", self.tcpd_port(service))))
+        sock.sendall(b"PROXY UNKNOWN x x x x\r\nhello")
+        self.assertEqual(await in_thread(end_of, sock), b"")
+        self.assertEqual([o.verdict for o in self.outcomes], ["timeout"])
+        await self.wait_until_idle(service)
+
+    async def test_without_descriptors_for_the_way_to_the_service_nothing_is_left(self) -> None:
+        service = self.run_tcpd("allow in pong any")
+        listener = self.owned(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        listener.bind(os.path.join(service.settings.rundir, "pong"))
+        listener.listen(16)
+        self.serve_on(listener, bounce_packets)
+
+        def refuse() -> tuple[socket.socket, socket.socket]:
+            raise OSError(24, "Too many open files")
+
+        with mock.patch("plumberd.wiring.inbound_transport.socket.socketpair", refuse):
+            sock = self.call(service)
+            sock.sendall(b"pong")
+            await in_thread(end_of, sock)
+        await self.wait_until_idle(service)
+        assert service.core is not None
+        self.assertEqual(service.core.relay_places.active, 0)

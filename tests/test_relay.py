@@ -248,3 +248,15 @@ def _is_pipe(fd: str) -> bool:
     with contextlib.suppress(OSError):
         return os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:")
     return False
+
+
+class Unwatched(RelayTestCase):
+    async def test_one_that_cannot_be_watched_ends_and_closes_both_sides(self) -> None:
+        def refuse(*args: object, **kwargs: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        self.patch(self.poll, "watch", refuse)
+        peer, service, relay = self.relay(hold_seconds=1)
+        self.assertEqual(self.ended, [relay])
+        self.assertEqual(await in_thread(read_all, service), b"")
+        self.assertTrue(await in_thread(is_reset, peer))

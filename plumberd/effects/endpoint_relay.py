@@ -66,6 +66,8 @@ class Half(Protocol):
         self._made = made
         self._unwrapped = unwrapped
         self._poll = poll
+        self._inner: Any = None
+        self._behind_proxy = False
         self._first = first
         self._ended = ended
         self._early = b""
@@ -88,9 +90,16 @@ class Half(Protocol):
         """The transport. Twisted's have more methods than one interface names."""
         return self.transport
 
+    @property
+    def peer(self) -> Any:
+        """The peer's address; behind a proxy that says of none (PROXY UNKNOWN) ``None``, and not the proxy's own."""
+        peer = self.wire.getPeer()
+        return None if self._behind_proxy and peer == self._inner.getPeer() else peer
+
     def connectionMade(self) -> None:
         """See :class:`twisted.internet.protocol.BaseProtocol`."""
         inner, waits = _pass_through_wrappers(self, self.wire)
+        self._inner, self._behind_proxy = inner, waits
         with contextlib.suppress(AttributeError, OSError):
             self.wire.setTcpNoDelay(True)
         fd = inner.fileno() if hasattr(inner, "fileno") else -1

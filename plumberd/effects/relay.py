@@ -98,6 +98,17 @@ class Relay:
 
         a peer that takes the handshake's answer with one read must not find more behind it.
         """
+        try:
+            self._make_ready()
+        except OSError:  # no memory to watch them, say: both sides learn that it is over
+            self.abort()
+            return
+        if hold_seconds:
+            self._held = True
+            self._timer = self._clock.callLater(hold_seconds, self._release)
+        self._run(forth=True, back=True)
+
+    def _make_ready(self) -> None:
         for sock in (self._left, self._right):
             sock.setblocking(False)
             if sock.family == socket.AF_UNIX:
@@ -106,15 +117,11 @@ class Relay:
             else:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if hold_seconds:
-            self._held = True
-            self._timer = self._clock.callLater(hold_seconds, self._release)
         for sock, ready in ((self._left, self._left_ready), (self._right, self._right_ready)):
             if self._poll.watches(sock.fileno()):
                 self._poll.redirect(sock.fileno(), ready)
             else:
                 self._poll.watch(sock.fileno(), ready)
-        self._run(forth=True, back=True)
 
     def abort(self) -> None:
         """End now: a TCP side sees a reset. For shutting down."""

@@ -54,7 +54,11 @@ class TransportInbound(Inbound):
         """Return a UNIX stream that leads to *service*: a transport knows no packets, and no TCP socket of ours."""
         if service.type == socket.SOCK_STREAM and service.family == socket.AF_UNIX:
             return service
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError:
+            service.close()
+            raise
         forth, back = make_pumps(ours, service, self.core.pipes, self.framing)
         relay = Relay(
             self.core.poll,
@@ -78,12 +82,12 @@ class TransportInbound(Inbound):
     def _unwrapped(self, half: Half) -> None:
         """Every wrapper has had its header; now the address is the peer's, and a published service can be dialled."""
         if self.published is not None and not self.is_named and not self._over:
-            self.who = _transport_peer(half.wire.getPeer())
+            self.who = _transport_peer(half.peer)
             self.named(self.published.encode())
 
     def _first(self, half: Half, data: bytes) -> None:
         # Again: a PROXY header came in front of these bytes, and its address is the peer's.
-        self.who = _transport_peer(half.wire.getPeer())
+        self.who = _transport_peer(half.peer)
         self.named(data)
 
     def _ended(self, half: Half) -> None:
