@@ -32,6 +32,7 @@ from tests.tables import PROPERTY, each
 
 ALLOW, DENY, LOG = Action.ALLOW, Action.DENY, Action.LOG
 IN, OUT, SERVE = Direction.IN, Direction.OUT, Direction.SERVE
+GROUPS: dict[str, int] = {}
 V4 = ipaddress.ip_address("192.0.2.7")
 V6 = ipaddress.ip_address("2001:db8::7")
 WEB = Peer("tls", "a.example", ports=(443, 443))
@@ -39,7 +40,7 @@ WEB = Peer("tls", "a.example", ports=(443, 443))
 
 def who(*texts: str) -> tuple[Condition, ...]:
     """Return conditions, of ``kind:value``."""
-    return tuple(Condition(*text.split(":", 1)) for text in texts)
+    return tuple(Condition(kind, value) for kind, value in (text.split(":", 1) for text in texts))
 
 
 def network(scheme: str, text: str, port: int | None = None) -> Peer:
@@ -293,7 +294,7 @@ class Bound(SynchronousTestCase):
     def test_whom_this_machine_does_not_have_is_a_mistake(self, text: str, reason: str) -> None:
         rule = parse_rule(f"deny out a any for {text}")
         with self.assertRaises(RuleError) as caught:
-            bind_rule(rule, {"alice": 1000, "nobody": UNMAPPED}.get, {}.get)
+            bind_rule(rule, {"alice": 1000, "nobody": UNMAPPED}.get, GROUPS.get)
         self.assertIn(reason, str(caught.exception))
 
 
@@ -426,7 +427,7 @@ class Matches(SynchronousTestCase):
         ("deny", UNMAPPED, True),
     )
     def test_who_cannot_be_told_is_denied_and_not_allowed(self, action: str, uid: int, found: bool) -> None:
-        rule = bind_rule(parse_rule(f"{action} out any any for user:alice"), {"alice": 1000}.get, {}.get)
+        rule = bind_rule(parse_rule(f"{action} out any any for user:alice"), {"alice": 1000}.get, GROUPS.get)
         wanted = (Match.YES, "") if found else (Match.NO, "somebody else")
         self.assertEqual(explain_match(rule, OUT, "x", A_1, Subject(uid=uid)), wanted)
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 from plumberd.pure.address import unwrap
 from plumberd.pure.policy.direction import Direction
-from plumberd.pure.policy.peer import Destination, Peer
+from plumberd.pure.policy.peer import Destination, Peer, Ports
 from plumberd.pure.policy.rule import Rule
 from plumberd.pure.policy.subject import Subject
 
@@ -45,11 +45,15 @@ class Index:
     def __init__(self, rules: Iterable[Rule]) -> None:
         self._by: defaultdict[_Key, list[int]] = defaultdict(list)
         self._lengths: dict[int, set[int]] = {4: set(), 6: set()}
+        self._spans: defaultdict[str | None, set[Ports | None]] = defaultdict(set)
         for at, rule in enumerate(rules):
             service = None if rule.is_glob else rule.service
             self._by[(rule.direction, service, *self._key(rule.peer))].append(at)
             if rule.peer.network is not None:
-                self._by[(rule.direction, service, "networks")].append(at)
+                # once more, for questions whose addresses are not known yet
+                scheme, span = rule.peer.scheme, rule.peer.ports
+                self._spans[scheme].add(span)
+                self._by[(rule.direction, service, "networks", scheme, span)].append(at)
 
     def candidates(self, direction: Direction, service: str | None, to: Destination, subject: Subject) -> Iterator[int]:
         """See :meth:`Rules.candidates`."""
@@ -76,7 +80,11 @@ class Index:
             while name := name.partition(".")[2]:
                 yield ("suffix", name)
         if to.addresses is None:
-            yield ("networks",)  # each may match, when the addresses are known
+            # a caller's port says nothing, and one that nobody knows may be any
+            port = to.port if direction is Direction.OUT else None
+            for span in self._spans.get(to.scheme, ()):
+                if span is None or port is None or span[0] <= port <= span[1]:
+                    yield ("networks", to.scheme, span)
             return
         for one in dict.fromkeys(o for address in to.addresses for o in unwrap(address)):
             bits = 32 if isinstance(one, ipaddress.IPv4Address) else 128
