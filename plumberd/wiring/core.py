@@ -141,7 +141,6 @@ class Core:
         self.connect_deadline.change(limits.connect_seconds)
         self.patience.change(limits.handshake_seconds)
         self.resolver.change(limits)
-        self.census.change(limits)
         # A relay takes two descriptors, and a pipe while bytes are under way: never more than there are.
         most = self.descriptors // DESCRIPTORS_A_RELAY
         self.relay_places.change(min(limits.relays_per_peer, most // 2), min(limits.relays, most), 0)
@@ -152,6 +151,7 @@ class Core:
         if settings.audit_only_seconds != before.audit_only_seconds:
             self._begin_audit_only()
         self._put_in_force()
+        self.census.change(limits)  # who goes on now is decided again
 
     def _begin_audit_only(self) -> None:
         """Grant and log what would be refused, for as long as the settings say; or end that."""
