@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
+from plumberd.effects.accounts import Accounts
 from plumberd.effects.audit import Outcome
+from plumberd.effects.resolve import Answer, Resolver
 from plumberd.pure.limits import Limits
 from plumberd.pure.policy.decide import DEFAULTS, Policy
-from plumberd.pure.policy.route import Choice, Table, Target
-from plumberd.pure.policy.rule import parse_rule
+from plumberd.pure.policy.index import Rules
+from plumberd.pure.policy.route import Choice, Table, Target, parse_route
+from plumberd.pure.policy.rule import Rule, bind_rule, parse_rule
+from plumberd.pure.refusals import Refused
 from plumberd.wiring.service import PlumberdService
 from plumberd.wiring.settings import Settings
 from tests.support import CleanTestCase, in_thread, real_reactor, until
@@ -29,7 +35,7 @@ class RunningTestCase(CleanTestCase):
     def run_broker(self, *rules: str, limits: Limits = QUICK, **settings: Any) -> PlumberdService:
         """Start a broker in a run directory of its own."""
         defaults = settings.pop("defaults", dict(DEFAULTS))
-        policy = Policy(tuple(parse_rule(r) for r in rules), defaults, settings.pop("own_addresses", frozenset()))
+        policy = Policy(rules_of(*rules), defaults, settings.pop("own_addresses", frozenset()))
         rundir = settings.pop("rundir", None) or os.path.join(self.folder(), "r")
         service = PlumberdService(Settings(rundir=rundir, policy=policy, limits=limits, **settings), real_reactor)
         service.startService()
@@ -44,6 +50,24 @@ class RunningTestCase(CleanTestCase):
 
         core.audit.note = keep  # type: ignore[method-assign]
         return service
+
+    def put_in_force(self, service: PlumberdService, *rules: str, **settings: Any) -> None:
+        """Put other rules and settings in force, as a reload that has read them does."""
+        core, broker, tcpd = service.core, service.broker, service.tcpd
+        assert core is not None
+        assert broker is not None
+        assert tcpd is not None
+        policy = dataclasses.replace(core.settings.policy, rules=Rules(rules_of(*rules)))
+        core.reconfigure(dataclasses.replace(core.settings, policy=policy, **settings))
+        broker.reconfigure()
+        tcpd.reconfigure()
+
+    def resolve_with(self, service: PlumberdService, lookup: Callable[[str], Answer | Refused]) -> None:
+        """Let *lookup*, which blocks a thread, stand in the place of the name servers."""
+        core = service.core
+        assert core is not None
+        core.resolver.close()
+        core.resolver = Resolver(real_reactor, lookup, core.settings.limits)
 
     def tcpd_port(self, service: PlumberdService, number: int = 0) -> int:
         """Return the TCP port that tcpd listens on."""
@@ -121,6 +145,17 @@ class RunningTestCase(CleanTestCase):
                 )
             )
         )
+
+
+def rules_of(*rules: str) -> tuple[Rule, ...]:
+    """Parse rules, and find the users and groups that they name."""
+    accounts = Accounts()
+    return tuple(bind_rule(parse_rule(rule), accounts.uid_of, accounts.gid_of) for rule in rules)
+
+
+def leading_first(name: str, *texts: str) -> Table:
+    """Return the table in which *name* leads to the first of several targets that can be reached."""
+    return {name: (Choice(tuple(parse_route(name, text) for text in texts)),)}
 
 
 def leading(**targets: Target) -> Table:
