@@ -470,9 +470,13 @@ class OnlyLogged(SynchronousTestCase):
         ("remote_loopback", ask("tcp://127.0.0.1:80", who=REMOTE)),
         ("claim", claim("pong")),
         ("claim_by_root", claim("pong", Subject(uid=0))),
+        ("endpoint", Question(OUT, "pong", Destination("tls", None, None, None, True))),
+        ("confined_endpoint", Question(OUT, "pong", Destination("unix", None, None, None, True), CAGED)),
     )
-    def test_audit_only_opens_no_address_that_needs_naming_and_no_claim(self, _: str, question: Question) -> None:
-        for lines in ((), ("deny out any any", "deny serve any"), ("allow out any any",)):
+    def test_audit_only_opens_no_claim_and_nothing_that_needs_a_rule_which_names_it(
+        self, _: str, question: Question
+    ) -> None:
+        for lines in ((), ("deny out any any", "deny serve any"), ("allow out any tcp:any",)):
             verdict = decide(policy(*lines, audit_only=True), question)
             self.assertEqual((verdict.granted, verdict.would), (False, ""))
 

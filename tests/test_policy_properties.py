@@ -242,6 +242,7 @@ class NoPolicy(SynchronousTestCase):
                     after, dataclasses.replace(before, granted=True, would=WOULD, addresses=after.addresses)
                 )
                 self.assertIsNot(question.direction, SERVE)
+                self.assertFalse(question.to.special)
                 ((address, *_),) = ((one.to.addresses or (None,)),)
                 if question.direction is OUT and address is not None:
                     confined = question.subject.standing is not Standing.LOCAL

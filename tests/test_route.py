@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,11 +11,15 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from plumberd.pure.names import is_service
 from plumberd.pure.pairs import Pairs
+from plumberd.pure.policy.peer import Destination
 from plumberd.pure.policy.route import (
+    ALTERNATIVES,
     CHAIN,
+    Choice,
     Endpoint,
     RouteError,
     Routes,
+    Step,
     Target,
     Way,
     check_loops,
@@ -24,13 +29,45 @@ from plumberd.pure.policy.route import (
     parse_route,
     parse_target_uri,
 )
-from plumberd.pure.policy.rule import Destination
+from plumberd.pure.policy.subject import ANYBODY, UNMAPPED, Condition, Standing, Subject
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import Uri, parse_uri
 from tests.tables import PROPERTY, each
 
 NOTHING = Routes()
 WEB = Endpoint("tls:example.com:443")
+BETA = Condition("group", "beta", 50)
+ALICE = Condition("user", "alice", 1000)
+CI = Condition("unit", "ci.service")
+GATEWAY = Condition("cert", "g.example")
+LOCALS = {
+    "nobody": ANYBODY,
+    "alice": Subject(uid=1000, gids=frozenset((100,)), cgroup="/user.slice"),
+    "alice_of_beta": Subject(uid=1000, gids=frozenset((50,)), cgroup="/user.slice"),
+    "ci": Subject(Standing.CONFINED, 1001, frozenset((100,)), "/system.slice/ci.service"),
+    "ci_untold": Subject(Standing.CONFINED, 1001, frozenset((100,)), None),
+    "unmapped": Subject(uid=UNMAPPED, gids=frozenset((UNMAPPED,)), cgroup="/"),
+}
+CALLER = Subject(Standing.REMOTE, words=frozenset(("cert:g.example",)))
+
+
+def to(*targets: Target, whom: Condition | None = None) -> Choice:
+    """Return one choice."""
+    return Choice(targets, () if whom is None else (whom,))
+
+
+def always(names: Mapping[str, Target]) -> dict[str, tuple[Choice, ...]]:
+    """Return a table in which each name leads to one place, whoever asks."""
+    return {name: (to(target),) for name, target in names.items()}
+
+
+def leading(redirects: Mapping[str, Target] | None = None, routes: Mapping[str, Target] | None = None) -> Routes:
+    """Return redirects and routes that are for everybody."""
+    return Routes(always(redirects or {}), always(routes or {}))
+
+
+def local(name: str) -> Uri:
+    return Uri("unix", "", 0, name)
 
 
 def chain(length: int) -> dict[str, Target]:
@@ -45,22 +82,27 @@ class Found(SynchronousTestCase):
         ("pair_of_another", b"audio tls://a.example/pong", NOTHING, "unix:///pong"),
         ("pair_to_a_local_one", b"pong unix:///pong2", NOTHING, "unix:///pong2"),
         ("pair_by_name", b"pong pong2", NOTHING, "unix:///pong2"),
-        ("route", b"", Routes({}, {"pong": Uri("tls", "r", 1, "x")}), "tls://r:1/x"),
-        ("route_for_all", b"", Routes({}, {"*": "tls://g/{service}"}), "tls://g:9001/pong"),
-        ("route_for_all_without_a_place", b"", Routes({}, {"*": Uri("tls", "g", 1)}), "tls://g:1"),
-        ("its_own_route_first", b"", Routes({}, {"*": Uri("tls", "g", 1), "pong": Uri("tls", "r", 1)}), "tls://r:1"),
-        ("pair_before_route", b"pong tcp://a:1", Routes({}, {"pong": Uri("tls", "r", 1)}), "tcp://a:1"),
-        ("redirect_before_pair", b"pong tcp://a:1", Routes({"pong": Uri("tls", "r", 1)}), "tls://r:1"),
-        ("redirect_to_a_name", b"", Routes({"pong": "next"}), "unix:///next"),
-        ("redirect_twice", b"", Routes({"pong": "next", "next": "last"}), "unix:///last"),
-        ("redirect_then_pair", b"next tcp://a:1;pong tcp://b:1", Routes({"pong": "next"}), "tcp://a:1"),
-        ("redirect_then_route", b"", Routes({"pong": "next"}, {"next": Uri("tls", "r", 1)}), "tls://r:1"),
-        ("redirect_then_route_for_all", b"", Routes({"pong": "next"}, {"*": "tls://{service}/x"}), "tls://next:9001/x"),
-        ("redirect_of_another", b"", Routes({"audio": "next"}), "unix:///pong"),
+        ("route", b"", leading({}, {"pong": Uri("tls", "r", 1, "x")}), "tls://r:1/x"),
+        ("route_for_all", b"", leading({}, {"*": "tls://g/{service}"}), "tls://g:9001/pong"),
+        ("route_for_all_without_a_place", b"", leading({}, {"*": Uri("tls", "g", 1)}), "tls://g:1"),
+        ("its_own_route_first", b"", leading({}, {"*": Uri("tls", "g", 1), "pong": Uri("tls", "r", 1)}), "tls://r:1"),
+        ("pair_before_route", b"pong tcp://a:1", leading({}, {"pong": Uri("tls", "r", 1)}), "tcp://a:1"),
+        ("redirect_before_pair", b"pong tcp://a:1", leading({"pong": Uri("tls", "r", 1)}), "tls://r:1"),
+        ("redirect_to_a_name", b"", leading({"pong": "next"}), "unix:///next"),
+        ("redirect_twice", b"", leading({"pong": "next", "next": "last"}), "unix:///last"),
+        ("redirect_then_pair", b"next tcp://a:1;pong tcp://b:1", leading({"pong": "next"}), "tcp://a:1"),
+        ("redirect_then_route", b"", leading({"pong": "next"}, {"next": Uri("tls", "r", 1)}), "tls://r:1"),
+        (
+            "redirect_then_route_for_all",
+            b"",
+            leading({"pong": "next"}, {"*": "tls://{service}/x"}),
+            "tls://next:9001/x",
+        ),
+        ("redirect_of_another", b"", leading({"audio": "next"}), "unix:///pong"),
         (
             "redirect_to_its_own_local_one",
             b"pong tcp://a:1",
-            Routes({"pong": Uri("unix", "", 0, "pong")}),
+            leading({"pong": Uri("unix", "", 0, "pong")}),
             "unix:///pong",
         ),
     )
@@ -72,30 +114,64 @@ class Found(SynchronousTestCase):
         self.assertEqual(way.target, Uri("tls", "example.com", 9000, "authd", "user", "passwd"))
 
     def test_an_endpoint_is_a_way(self) -> None:
-        self.assertEqual(find_way("web", Pairs(), Routes({}, {"web": WEB})).target, WEB)
-        self.assertEqual(find_way("web", Pairs(b"web tcp://a:1"), Routes({"web": WEB})).target, WEB)
+        self.assertEqual(find_way("web", Pairs(), leading({}, {"web": WEB})).target, WEB)
+        self.assertEqual(find_way("web", Pairs(b"web tcp://a:1"), leading({"web": WEB})).target, WEB)
         self.assertEqual(
-            find_way("web", Pairs(), Routes({}, {"*": "tls:{service}.example:443"})).target,
-            Endpoint("tls:web.example:443"),
+            find_way("web", Pairs(), leading({}, {"*": "tls:{service}.example:443"})).target,
+            Endpoint("tls:web.example:443", chosen=True),
         )
 
-    def test_the_steps_tell_how_it_came_there_without_secrets(self) -> None:
-        way = find_way("pong", Pairs(b"last tls://u:hunter2@h/x"), Routes({"pong": "next", "next": "last"}))
-        self.assertEqual(
-            way.steps,
-            ("redirect pong to next", "redirect next to last", "the lookup's own route tls://u:***@h:9001/x"),
-        )
-        self.assertEqual(
-            find_way("pong", Pairs(), Routes({}, {"*": "tls://u:hunter2@{service}"})).steps,
-            ("route * = tls://u:***@pong:9001",),
-        )
-        self.assertEqual(find_way("web", Pairs(), Routes({"web": WEB})).steps, ("redirect web to tls endpoint",))
-        self.assertEqual(find_way("pong", Pairs(), NOTHING).steps, ("local service pong",))
+    @each(
+        ("local", b"", NOTHING, ("route: the local service pong",)),
+        (
+            "redirects_and_a_pair",
+            b"last tls://u:hunter2@h/x",
+            leading({"pong": "next", "next": "last"}),
+            ("redirect: pong to next", "redirect: next to last", "route: the lookup's own: tls://u:***@h:9001/x"),
+        ),
+        (
+            "route_for_all",
+            b"",
+            leading({}, {"*": "tls://u:hunter2@{service}"}),
+            ("route: * = tls://u:***@pong:9001",),
+        ),
+        ("route", b"", leading({}, {"pong": Uri("tls", "r", 1)}), ("route: pong = tls://r:1",)),
+        (
+            "redirect_and_route",
+            b"",
+            leading({"pong": "next"}, {"next": WEB}),
+            ("redirect: pong to next", "route: next = tls endpoint"),
+        ),
+        ("redirect_to_a_uri", b"", leading({"pong": Uri("tls", "r", 1)}), ("redirect: pong to tls://r:1",)),
+        (
+            "alternatives",
+            b"",
+            Routes({}, {"pong": (to(Uri("tls", "a", 1), WEB),)}),
+            ("route: pong = tls://a:1 or tls endpoint",),
+        ),
+        (
+            "for_somebody",
+            b"",
+            Routes({"pong": (to("next", whom=ALICE),)}, {"next": (to(local("x"), whom=BETA),)}),
+            ("redirect: pong to next for user:alice", "route: next = unix:///x for group:beta"),
+        ),
+        (
+            "ends_here_for_somebody",
+            b"",
+            Routes({"pong": (to("pong", whom=ALICE), to("next"))}),
+            ("route: the local service pong",),
+        ),
+    )
+    def test_the_steps_tell_how_it_came_there_without_secrets(
+        self, _: str, pairs: bytes, routes: Routes, steps: tuple[str, ...]
+    ) -> None:
+        way = find_way("pong", Pairs(pairs), routes, LOCALS["alice_of_beta"])
+        self.assertEqual(way.steps, tuple(Step(*step.split(": ", 1)) for step in steps))
 
     def test_eight_redirects_are_followed_and_a_ninth_is_not(self) -> None:
-        self.assertEqual(find_way("s0", Pairs(), Routes(chain(CHAIN))).target, Uri("unix", "", 0, "s8"))
+        self.assertEqual(find_way("s0", Pairs(), leading(chain(CHAIN))).target, local("s8"))
         with self.assertRaises(Refused) as caught:
-            find_way("s0", Pairs(), Routes(chain(CHAIN + 1)))
+            find_way("s0", Pairs(), leading(chain(CHAIN + 1)))
         self.assertEqual(
             (caught.exception.word, caught.exception.reason),
             (Refusal.BAD_REQUEST, "more than 8 redirects, beginning with s0"),
@@ -132,7 +208,7 @@ class Found(SynchronousTestCase):
     )
     def test_a_name_that_does_not_fit_into_the_route_for_all_is_a_bad_request(self, name: str, template: str) -> None:
         with self.assertRaises(Refused) as caught:
-            find_way(name, Pairs(), Routes({}, {"*": parse_route("*", template)}))
+            find_way(name, Pairs(), leading({}, {"*": parse_route("*", template)}))
         self.assertEqual(caught.exception.word, Refusal.BAD_REQUEST)
         self.assertIn(repr(name), caught.exception.reason)
 
@@ -150,7 +226,7 @@ class Found(SynchronousTestCase):
     ) -> None:
         value = (name.encode() + b" " if own else b"") + b"".join(pairs)
         try:
-            way = find_way(name, Pairs(value), Routes({}, {"*": parse_route("*", template)}))
+            way = find_way(name, Pairs(value), leading({}, {"*": parse_route("*", template)}))
         except Refused:
             return
         self.assertIsInstance(way, Way)
@@ -239,34 +315,265 @@ class Loops(SynchronousTestCase):
         ("itself", {"a": "a"}, "a loop of redirects: a → a"),
         ("two", {"a": "b", "b": "a"}, "a loop of redirects: a → b → a"),
         ("three", {"a": "b", "b": "c", "c": "a"}, "a loop of redirects: a → b → c → a"),
-        ("behind_a_way_in", {"x": "a", "a": "b", "b": "a"}, "a loop of redirects: x → a → b → a"),
+        ("behind_a_way_in", {"x": "a", "a": "b", "b": "a"}, "a loop of redirects: a → b → a"),
     )
     def test_a_loop_names_its_members(self, _: str, redirects: dict[str, Target], message: str) -> None:
         with self.assertRaises(RouteError) as caught:
-            check_loops(redirects)
+            check_loops(always(redirects))
         self.assertEqual(str(caught.exception), message)
 
-    def test_a_chain_of_nine_is_too_long_and_one_of_eight_is_not(self) -> None:
-        check_loops(chain(CHAIN))
+    @each(
+        ("of_one_condition", {"a": (to("b", whom=ALICE),), "b": (to("a", whom=ALICE),)}),
+        ("of_two_conditions_that_nobody_meets_today", {"a": (to("b", whom=ALICE),), "b": (to("a", whom=BETA),)}),
+        ("by_a_second_choice", {"a": (to(WEB, whom=BETA), to("b")), "b": (to("a", whom=ALICE), to("c"))}),
+        ("by_the_last_choice", {"a": (to("x", whom=ALICE), to("b")), "b": (to("a"),)}),
+    )
+    def test_a_loop_through_conditions_is_one(self, _: str, redirects: dict[str, tuple[Choice, ...]]) -> None:
         with self.assertRaises(RouteError) as caught:
-            check_loops(chain(CHAIN + 1))
+            check_loops(redirects)
+        self.assertEqual(str(caught.exception), "a loop of redirects: a → b → a")
+
+    @each(
+        ("none", {}),
+        ("an_own_name_that_ends_redirecting", {"a": (to("a", whom=ALICE), to("b"))}),
+        ("two_own_names", {"a": (to("a", whom=ALICE), to("b")), "b": (to("b", whom=BETA), to("c"))}),
+        ("the_own_local_service", {"a": (to(local("a")),)}),
+        ("two_ways_to_one_name", {"a": (to("b", whom=ALICE), to("c")), "b": (to("d"),), "c": (to("d"),)}),
+        ("targets_that_are_no_names", {"a": (to(WEB, Uri("tls", "a", 1)),)}),
+    )
+    def test_what_ends_is_none(self, _: str, redirects: dict[str, tuple[Choice, ...]]) -> None:
+        check_loops(redirects)
+        for name in redirects:
+            for subject in LOCALS.values():
+                self.assertTrue(find_way(name, Pairs(), Routes(redirects), subject).targets)
+
+    def test_a_chain_of_nine_is_too_long_and_one_of_eight_is_not(self) -> None:
+        check_loops(always(chain(CHAIN)))
+        with self.assertRaises(RouteError) as caught:
+            check_loops(always(chain(CHAIN + 1)))
         self.assertIn("a chain of 9 redirects, at most 8: s0 → s1", str(caught.exception))
+
+    def test_a_chain_is_found_wherever_the_table_begins(self) -> None:
+        for length, refused in ((CHAIN, False), (CHAIN + 1, True)):
+            names = list(always(chain(length)).items())
+            for turned in (names[::-1], names[4:] + names[:4], names[1::2] + names[::2]):
+                try:
+                    check_loops(dict(turned))
+                except RouteError:
+                    self.assertTrue(refused)
+                else:
+                    self.assertFalse(refused)
+
+    def test_a_chain_through_conditions_counts_whole(self) -> None:
+        redirects = {f"s{n}": (to(f"s{n + 1}", whom=ALICE), to(local("x"))) for n in range(CHAIN + 1)}
+        with self.assertRaises(RouteError):
+            check_loops(redirects)
 
     @PROPERTY
     @given(st.dictionaries(*[st.sampled_from([f"s{n}" for n in range(12)])] * 2, max_size=12))
-    def test_what_is_checked_is_what_lookups_meet(self, redirects: dict[str, Target]) -> None:
+    def test_what_is_checked_is_what_lookups_meet(self, redirects: dict[str, str]) -> None:
         """Redirects pass the check if and only if every lookup finds a way through them."""
+        to_others = {name: target for name, target in redirects.items() if target != name}
         refused = False
-        for start in redirects:
+        for start in to_others:
             try:
-                find_way(start, Pairs(), Routes(redirects))
+                find_way(start, Pairs(), leading(to_others))
             except Refused:
                 refused = True
         if refused:
             with self.assertRaises(RouteError):
-                check_loops(redirects)
+                check_loops(always(to_others))
         else:
+            check_loops(always(to_others))
+
+    @PROPERTY
+    @given(
+        st.dictionaries(
+            st.sampled_from([f"s{n}" for n in range(10)]),
+            st.lists(
+                st.tuples(st.sampled_from([f"s{n}" for n in range(14)]), st.sampled_from((None, ALICE, BETA, CI))),
+                min_size=1,
+                max_size=3,
+            ),
+            max_size=8,
+        )
+    )
+    def test_redirects_that_pass_the_check_lead_everybody_somewhere(
+        self, drawn: dict[str, list[tuple[str, Condition | None]]]
+    ) -> None:
+        redirects = {name: tuple(to(target, whom=whom) for target, whom in choices) for name, choices in drawn.items()}
+        try:
             check_loops(redirects)
+        except RouteError:
+            return
+        for name in redirects:
+            for subject in (*LOCALS.values(), CALLER):
+                self.assertIsNotNone(find_way(name, Pairs(), Routes(redirects), subject).local_service)
+
+
+class Choices(SynchronousTestCase):
+    """Where a name leads may depend on who asks."""
+
+    AUTHD = Routes({"authd": (to("authd-next", whom=BETA), to("authd-old"))})
+
+    @each(
+        ("nobody", "authd-old"),
+        ("alice", "authd-old"),
+        ("alice_of_beta", "authd-next"),
+        ("ci", "authd-old"),
+        ("unmapped", "authd-old"),
+    )
+    def test_the_first_choice_whose_conditions_hold_counts(self, who: str, wanted: str) -> None:
+        self.assertEqual(find_way("authd", Pairs(), self.AUTHD, LOCALS[who]).target, local(wanted))
+
+    @each(
+        ("alice", "tls://a:1"),
+        ("alice_of_beta", "tls://both:1"),
+        ("ci", "tls://ci:1"),
+        ("ci_untold", "unix:///web"),
+        ("unmapped", "unix:///web"),
+        ("nobody", "unix:///web"),
+    )
+    def test_where_no_choice_is_for_him_there_is_none(self, who: str, wanted: str) -> None:
+        routes = Routes(
+            {},
+            {
+                "web": (
+                    Choice((Uri("tls", "both", 1),), (ALICE, BETA)),
+                    to(Uri("tls", "a", 1), whom=ALICE),
+                    to(Uri("tls", "ci", 1), whom=CI),
+                )
+            },
+        )
+        self.assertEqual(find_way("web", Pairs(), routes, LOCALS[who]).target, parse_uri(wanted))
+
+    def test_a_route_that_is_not_for_him_leaves_the_route_for_all(self) -> None:
+        routes = Routes({}, {"web": (to(WEB, whom=ALICE),), "*": (to("tls://g/{service}"),)})
+        self.assertEqual(find_way("web", Pairs(), routes, LOCALS["alice"]).target, WEB)
+        self.assertEqual(find_way("web", Pairs(), routes, LOCALS["ci"]).target, Uri("tls", "g", 9001, "web"))
+
+    def test_the_route_for_all_may_be_for_some(self) -> None:
+        routes = Routes({}, {"*": (to("tls://b/{service}", whom=BETA), to("tls://g/{service}", whom=ALICE))})
+        for who, wanted in (
+            ("alice_of_beta", "tls://b/web"),
+            ("alice", "tls://g/web"),
+            ("ci", "unix:///web"),
+        ):
+            self.assertEqual(find_way("web", Pairs(), routes, LOCALS[who]).target, parse_uri(wanted))
+
+    def test_a_redirect_to_the_own_name_ends_the_redirecting_for_him(self) -> None:
+        routes = Routes({"authd": (to("authd", whom=ALICE), to("authd-next"))}, always({"authd": Uri("tls", "r", 1)}))
+        self.assertEqual(find_way("authd", Pairs(), routes, LOCALS["alice"]).target, Uri("tls", "r", 1))
+        self.assertEqual(find_way("authd", Pairs(), routes, LOCALS["ci"]).target, local("authd-next"))
+        own = Pairs(b"authd tcp://a:1")
+        self.assertEqual(find_way("authd", own, routes, LOCALS["alice"]).target, Uri("tcp", "a", 1))
+
+    def test_a_pair_stands_behind_a_redirect_and_in_front_of_a_route_whoever_asks(self) -> None:
+        routes = Routes({"web": (to(WEB, whom=BETA),)}, {"web": (to(Uri("tls", "r", 1), whom=ALICE),)})
+        pairs = Pairs(b"web tcp://a:1")
+        self.assertEqual(find_way("web", pairs, routes, LOCALS["alice_of_beta"]).target, WEB)
+        self.assertEqual(find_way("web", pairs, routes, LOCALS["alice"]).target, Uri("tcp", "a", 1))
+
+    def test_a_caller_s_proof_chooses_too_and_his_words_about_local_users_do_not(self) -> None:
+        routes = Routes({"web": (to("for-alice", whom=ALICE), to("for-g", whom=GATEWAY), to("for-all"))})
+        for words, wanted in (
+            (("cert:g.example",), "for-g"),
+            (("psk:g.example",), "for-all"),
+            (("user:alice", "login:alice"), "for-all"),
+            ((), "for-all"),
+        ):
+            subject = Subject(Standing.REMOTE, words=frozenset(words))
+            self.assertEqual(find_way("web", Pairs(), routes, subject, for_caller=True).target, local(wanted))
+
+    def test_nobody_in_particular_gets_what_is_for_everybody(self) -> None:
+        self.assertEqual(find_way("authd", Pairs(), self.AUTHD).target, local("authd-old"))
+
+    @each(
+        ("nothing", NOTHING, False, False),
+        ("for_everybody", leading({"a": "b"}, {"*": WEB}), False, False),
+        ("a_redirect", AUTHD, True, False),
+        ("a_route", Routes({}, {"a": (to(WEB, whom=ALICE),)}), True, False),
+        ("a_second_choice", Routes({}, {"a": (to(WEB), to(WEB, whom=CI))}), True, True),
+        ("a_redirect_by_unit", Routes({"a": (to("b", whom=CI),)}), True, True),
+        ("the_route_for_all", Routes({}, {"*": (to(WEB, whom=CI),)}), True, True),
+        ("a_second_condition", Routes({}, {"*": (Choice((WEB,), (ALICE, CI)),)}), True, True),
+    )
+    def test_the_tables_know_whether_they_speak_of_some_clients_and_of_cgroups(
+        self, _: str, routes: Routes, who: bool, unit: bool
+    ) -> None:
+        self.assertEqual((routes.asks_who, routes.asks_unit), (who, unit))
+
+
+class Alternatives(SynchronousTestCase):
+    def test_all_of_them_are_the_way_in_their_order(self) -> None:
+        targets = (Uri("tls", "a", 1), WEB, local("pong2"))
+        for routes in (Routes({"pong": (to(*targets),)}), Routes({}, {"pong": (to(*targets),)})):
+            way = find_way("pong", Pairs(), routes)
+            self.assertEqual((way.targets, way.target), (targets, targets[0]))
+
+    def test_the_service_s_place_is_filled_in_each(self) -> None:
+        routes = Routes({}, {"*": (to("tls://a/{service}", "tls:{service}.example:443", Uri("tls", "g", 1)),)})
+        self.assertEqual(
+            find_way("pong", Pairs(), routes).targets,
+            (Uri("tls", "a", 9001, "pong"), Endpoint("tls:pong.example:443", True), Uri("tls", "g", 1)),
+        )
+
+    def test_one_in_which_the_name_has_no_place_refuses_them_all(self) -> None:
+        routes = Routes({}, {"*": (to("tls://a/{service}", "tls://{service}.a"),)})
+        with self.assertRaises(Refused) as caught:
+            find_way("a..b", Pairs(), routes)
+        self.assertEqual(caught.exception.word, Refusal.BAD_REQUEST)
+
+    def test_sixteen_are_accepted_and_seventeen_are_not(self) -> None:
+        targets = [Uri("tls", f"h{n}", 1) for n in range(ALTERNATIVES + 1)]
+        self.assertEqual(len(Choice(tuple(targets[:-1])).targets), 16)
+        with self.assertRaises(RouteError) as caught:
+            Choice(tuple(targets))
+        self.assertEqual(str(caught.exception), "17 alternatives, at most 16 are accepted")
+
+    def test_there_is_one_at_least(self) -> None:
+        with self.assertRaises(RouteError) as caught:
+            Choice(())
+        self.assertEqual(str(caught.exception), "wanted at least one target")
+
+    def test_another_name_has_no_alternative(self) -> None:
+        for targets in (("next", WEB), (WEB, "next"), ("next", "last")):
+            with self.assertRaises(RouteError) as caught:
+                Choice(targets)
+            self.assertIn("another name stands alone", str(caught.exception))
+
+    @each(
+        ("first", (local("a"), WEB), "a"),
+        ("second", (WEB, local("a")), None),
+        ("far", (Uri("tls", "h", 1, "a"),), None),
+    )
+    def test_the_local_service_is_that_of_the_first(
+        self, _: str, targets: tuple[Uri | Endpoint, ...], wanted: str | None
+    ) -> None:
+        self.assertEqual(Way(targets).local_service, wanted)
+
+
+class ForCallers(SynchronousTestCase):
+    """A remote caller is led elsewhere only by what names the service."""
+
+    @each(
+        ("nothing", NOTHING, "unix:///pong"),
+        ("route_for_all", leading({}, {"*": "tls://g/{service}"}), "unix:///pong"),
+        ("route_for_all_without_a_place", leading({}, {"*": Uri("tls", "g", 1)}), "unix:///pong"),
+        ("its_own_route", leading({}, {"*": Uri("tls", "g", 1), "pong": Uri("tls", "r", 1)}), "tls://r:1"),
+        ("redirect", leading({"pong": Uri("tls", "r", 1)}), "tls://r:1"),
+        ("redirect_to_a_name", leading({"pong": "next"}, {"*": Uri("tls", "g", 1)}), "unix:///next"),
+        ("redirect_to_a_routed_name", leading({"pong": "next"}, {"next": Uri("tls", "r", 1)}), "tls://r:1"),
+        ("for_its_proof", Routes({}, {"pong": (to(Uri("tls", "r", 1), whom=GATEWAY),)}), "tls://r:1"),
+        ("for_a_local_user", Routes({}, {"pong": (to(Uri("tls", "r", 1), whom=ALICE),)}), "unix:///pong"),
+    )
+    def test_the_route_for_all_is_not_for_them(self, _: str, routes: Routes, wanted: str) -> None:
+        self.assertEqual(find_way("pong", Pairs(), routes, CALLER, for_caller=True).target, parse_uri(wanted))
+
+    def test_a_chain_ends_for_them_after_eight_too(self) -> None:
+        self.assertEqual(find_way("s0", Pairs(), leading(chain(CHAIN)), CALLER, for_caller=True).target, local("s8"))
+        with self.assertRaises(Refused):
+            find_way("s0", Pairs(), leading(chain(CHAIN + 1)), CALLER, for_caller=True)
 
 
 class Destinations(SynchronousTestCase):
@@ -291,8 +598,9 @@ class Destinations(SynchronousTestCase):
         ("tls:host=2001\\:db8\\:\\:7:port=1", Destination("tls", None, (ipaddress.ip_address("2001:db8::7"),), 1)),
         ("tls:\\:\\:ffff\\:192.0.2.7:443", Destination("tls", None, (ipaddress.ip_address("192.0.2.7"),), 443)),
         ("TLS:a.example:443", Destination("tls", "a.example", None, 443)),
-        ("tls:a.example:https", Destination("tls", None, None, None)),
-        ("tls:a.example", Destination("tls", None, None, None)),
+        ("tls:a.example:https", Destination("tls", "a.example", None, None)),
+        ("tls:192.0.2.7:https", Destination("tls", None, (ipaddress.ip_address("192.0.2.7"),), None)),
+        ("tls:a.example", Destination("tls", "a.example", None, None)),
     )
     def test_rules_see_of_an_endpoint_its_first_word_and_host_and_port_where_they_are_told(
         self, text: str, wanted: Destination
@@ -300,6 +608,9 @@ class Destinations(SynchronousTestCase):
         self.assertEqual(Endpoint(text).destination(), wanted)
 
     @each(
+        ("tls:a b:443", Destination("tls", None, None, None, True)),
+        ("tls:127.1:443", Destination("tls", None, None, None, True)),
+        ("tls:port=443", Destination("tls", None, None, None, True)),
         ("unix:/run/x.sock", Destination("unix", None, None, None, True)),
         ("unix:path=/run/x.sock", Destination("unix", None, None, None, True)),
         ("systemd:domain=INET", Destination("systemd", None, None, None, True)),
@@ -311,6 +622,12 @@ class Destinations(SynchronousTestCase):
     )
     def test_an_endpoint_that_does_what_a_client_could_not_is_told_apart(self, text: str, wanted: Destination) -> None:
         self.assertEqual(Endpoint(text).destination(), wanted)
+
+    def test_an_endpoint_that_a_client_s_word_is_a_part_of_needs_a_rule(self) -> None:
+        way = find_way("web", Pairs(), leading({}, {"*": "tls:{service}.example:443"}))
+        assert isinstance(way.target, Endpoint)
+        self.assertEqual(way.target.destination(), Destination("tls", "web.example", None, 443, True))
+        self.assertFalse(Endpoint("tls:web.example:443").destination().special)
 
     def test_an_endpoint_shows_nothing_but_its_first_word(self) -> None:
         endpoint = Endpoint("tls:h:443:password=hunter2")
