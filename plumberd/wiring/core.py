@@ -51,7 +51,7 @@ OWN_ADDRESSES_SECONDS = 1.0
 _CONFINED = Subject(Standing.CONFINED)
 
 
-def _cannot_reload() -> dict[str, Any]:
+def _cannot_reload(done: Callable[[dict[str, Any]], None]) -> None:
     raise Refused(Refusal.NOT_POSSIBLE, "nothing here can be read again")
 
 
@@ -69,7 +69,7 @@ class Core:
     :ivar relays: what is being carried.
     :ivar registrations: services that are handed their connections.
     :ivar is_here: whether an address and port is one that this process listens on for callers.
-    :ivar reload: reads the configuration again; returns the answer of the op.
+    :ivar reload: reads the configuration again; gives, later, the answer of the op.
     :ivar generation: counts the policies that were in force; what was decided under another is decided again.
     """
 
@@ -92,7 +92,7 @@ class Core:
     registrations: Registrations = field(init=False)
     backoff: Backoff = field(default_factory=Backoff)
     is_here: Callable[[IPAddress, int], bool] = field(default=_is_nowhere)
-    reload: Callable[[], dict[str, Any]] = field(default=_cannot_reload)
+    reload: Callable[[Callable[[dict[str, Any]], None]], None] = field(default=_cannot_reload)
     generation: int = field(default=0, init=False)
     _log = Logger("plumberd")
     _policy: Policy = field(default_factory=Policy, init=False)

@@ -25,6 +25,7 @@ from plumberd.pure.policy.peer import Destination
 from plumberd.pure.policy.subject import UNMAPPED
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.who import LocalWho
+from plumberd.wiring import accounting
 from plumberd.wiring.approach import guard
 from plumberd.wiring.asker import Asker, Permit, restrict
 from plumberd.wiring.core import Core
@@ -53,8 +54,10 @@ RIGHTS = {
     "reload": Right.ADMIN,
     "confine": Right.ADMITTED,
     "serve": Right.EVERYBODY,
+    "ss": Right.ADMITTED,
+    "kill": Right.ADMIN,
 }
-"""Every operation; `status` and `explain` tell an administrator more."""
+"""Every operation; `status`, `explain` and `ss` tell an administrator more."""
 
 
 class Desk(Protocol):
@@ -100,6 +103,8 @@ class Operations:
             "reload": self._reload,
             "confine": self._confine,
             "serve": self._serve,
+            "ss": self._ss,
+            "kill": self._kill,
         }
 
     def perform(self, conversation: Conversation, request: Request, asker: Asker, sender: Sender | None) -> None:
@@ -194,8 +199,11 @@ class Operations:
 
     def _reload(self, conversation: Conversation, request: Request, who: LocalWho) -> None:
         self._log.info("{who} asks for a reload", who=str(who))
-        told = shortened(self._core.reload(), ("changes", "warnings", "mistakes"))
-        conversation.answer(answer(request.ident, told))
+
+        def done(told: dict[str, Any]) -> None:
+            conversation.answer(answer(request.ident, shortened(told, ("changes", "warnings", "mistakes"))))
+
+        self._core.reload(done)
 
     def _confine(self, conversation: Conversation, request: Request, who: LocalWho) -> None:
         services = frozenset(check_service(name) for name in request.members.get("services", ()))
@@ -220,3 +228,19 @@ class Operations:
     def _may_serve(self, service: str, who: LocalWho) -> Verdict:
         to = Destination("unix", service, None, None)
         return self._core.decide(Question(Direction.SERVE, service, to, self._core.subject_of(who)))
+
+    def _ss(self, conversation: Conversation, request: Request, who: LocalWho) -> None:
+        uid = None if self.is_admin(who) else who.uid
+        done = functools.partial(self._answer_late, conversation, request)
+        accounting.tell(self._core.census, uid, request.members.get("after"), done)
+
+    def _kill(self, conversation: Conversation, request: Request, who: LocalWho) -> None:
+        done = functools.partial(self._answer_late, conversation, request)
+        accounting.end(self._core.census, str(request.members.get("connection", "")), done)
+
+    def _answer_late(self, conversation: Conversation, request: Request, result: dict[str, Any] | Refused) -> None:
+        """Answer when the kernel has; a client that has gone meanwhile gets nothing."""
+        if isinstance(result, Refused):
+            conversation.refuse(request.ident, result.word, result.reason)
+        else:
+            conversation.answer(answer(request.ident, result))

@@ -48,22 +48,65 @@ class Reload:
         self._core = core
         self._broker = broker
         self._tcpd = tcpd
+        self._is_reading = False
+        self._stopped = False
         self._read = read or (lambda old: reread(old.source, old.generation + 1))
 
-    def __call__(self) -> dict[str, Any]:
-        """Read it, and return the answer of the op ``reload``; the log says the same."""
-        old = self._core.settings
+    def __call__(self, done: Callable[[dict[str, Any]], None]) -> None:
+        """Read it, and give *done*, later, the answer of the op ``reload``; the log says the same.
+
+        Files, and directories of users, may be slow, and ten thousand rules take their time: they are
+        read in a thread, while everybody is served by what is in force.
+        """
+        if self._is_reading:
+            done(_refusal(Refusal.BUSY, "it is being read again already"))
+            return
+        self._is_reading = True
+        self._core.reactor.callInThread(self._work, self._core.settings, done)
+
+    def stop(self) -> None:
+        """Put nothing in force any more: it would listen anew."""
+        self._stopped = True
+
+    # -- in the thread
+
+    def _work(self, old: Settings, done: Callable[[dict[str, Any]], None]) -> None:
+        result: Settings | ConfigurationError
         try:
-            new = self._read(old)
-            lines = self._put_in_force(old, new)
+            result = self._read(old)
         except ConfigurationError as e:
-            return self._refused(e.mistakes)
+            result = e
+        except Exception:
+            _log.failure("reading the configuration failed")
+            result = ConfigurationError([Mistake(old.config or "plumberd", "", "reading it failed; the log says how")])
+        warnings = _warnings(result, self._core) if isinstance(result, Settings) else []
+        self._core.reactor.callFromThread(self._finish, old, result, warnings, done)
+
+    # -- in the reactor again
+
+    def _finish(
+        self,
+        old: Settings,
+        result: Settings | ConfigurationError,
+        warnings: Sequence[str],
+        done: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._is_reading = False
+        if self._stopped:
+            done(_refusal(Refusal.NOT_POSSIBLE, "plumberd is stopping"))
+            return
+        try:
+            if isinstance(result, ConfigurationError):
+                raise result
+            lines = self._put_in_force(old, result)
+        except ConfigurationError as e:
+            done(self._refused(e.mistakes))
+            return
         for line in lines or ("nothing has changed",):
             _log.info("reloaded: {line}", line=line)
-        warnings = [line.removeprefix(WARNING) for line in self._announced(new) if line.startswith(WARNING)]
         for warning in warnings:
             _log.warn("warning: {line}", line=warning)
-        return {"ok": True, "generation": self._core.generation, "changes": list(lines), "warnings": warnings}
+        done({"ok": True, "generation": self._core.generation, "changes": list(lines), "warnings": list(warnings)})
 
     def _put_in_force(self, old: Settings, new: Settings) -> Sequence[str]:
         found = changes(old, new)
@@ -93,22 +136,12 @@ class Reload:
         self._tcpd.reconfigure()
         return found.lines
 
-    def _announced(self, settings: Settings) -> list[str]:
-        core = self._core
-        has_pidfds, addresses = core.inspector.has_pidfds, self._tcpd.addresses
-        return announcement(settings, core.powers, has_pidfds=has_pidfds, addresses=addresses)
-
     def _refused(self, mistakes: Sequence[Mistake]) -> dict[str, Any]:
         for mistake in mistakes:
             _log.error("not reloaded: {mistake}", mistake=str(mistake))
         count = f"{len(mistakes)} mistake{'s' if len(mistakes) != 1 else ''}"
         shown = [{"file": m.file, "key": m.key, "text": m.text, "line": m.line} for m in mistakes[:MOST_MISTAKES]]
-        return {
-            "ok": False,
-            "error": Refusal.BAD_REQUEST.value,
-            "reason": f"{count}; the configuration in force stays",
-            "mistakes": shown,
-        }
+        return {**_refusal(Refusal.BAD_REQUEST, f"{count}; the configuration in force stays"), "mistakes": shown}
 
     def _late(self, wanted: Wanted, failure: Failure) -> None:
         _log.error("{wanted}: {error}", wanted=str(wanted), error=failure.getErrorMessage())
@@ -116,3 +149,13 @@ class Reload:
 
 MOST_MISTAKES = 100
 """So many are told in an answer, which has a limit; the log has all of them."""
+
+
+def _warnings(settings: Settings, core: Core) -> list[str]:
+    """Return what is doubtful in *settings*; with many rules that takes its time too."""
+    lines = announcement(settings, core.powers, has_pidfds=core.inspector.has_pidfds)
+    return [line.removeprefix(WARNING) for line in lines if line.startswith(WARNING)]
+
+
+def _refusal(word: Refusal, reason: str) -> dict[str, Any]:
+    return {"ok": False, "error": word.value, "reason": reason, "mistakes": []}

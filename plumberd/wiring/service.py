@@ -14,7 +14,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from plumberd.effects.rundir import RunDirError, open_rundir
-from plumberd.pure.refusals import Refusal
 from plumberd.wiring.announce import announcement
 from plumberd.wiring.broker import Broker
 from plumberd.wiring.core import Core, make_core
@@ -37,6 +36,7 @@ class PlumberdService(Service):
         self.broker: Broker | None = None
         self.tcpd: Tcpd | None = None
         self.schemed: SchemeDaemon | None = None
+        self._reload: Reload | None = None
 
     def privilegedStartService(self) -> None:
         """Make the run directory and listen, before ``twistd --uid`` gives root up."""
@@ -106,7 +106,7 @@ class PlumberdService(Service):
             self._give_up(str(e))
         except OSError as e:
             self._give_up(f"--audit: {e.strerror or e}")
-        self.core.reload = Reload(self.core, self.broker, self.tcpd)
+        self.core.reload = self._reload = Reload(self.core, self.broker, self.tcpd)
 
     def _told_late(self, wanted: Wanted, failure: Failure) -> None:
         """An endpoint that fails only after the start ends the process, loudly."""
@@ -128,7 +128,8 @@ class PlumberdService(Service):
         if core is None or broker is None or tcpd is None:
             return
         self.core = None
-        core.reload = _is_stopping
+        if self._reload is not None:
+            self._reload.stop()
         broker.stop()
         if self.schemed is not None:
             self.schemed.stop()
@@ -136,11 +137,6 @@ class PlumberdService(Service):
         await core.end_relays()
         core.close()
         self._log.info("plumberd has stopped")
-
-
-def _is_stopping() -> dict[str, Any]:
-    """Answer a reload for which it is too late: it would listen anew."""
-    return {"ok": False, "error": Refusal.NOT_POSSIBLE.value, "reason": "plumberd is stopping", "mistakes": []}
 
 
 def _stop_cleanly_on_sigterm(reactor: Any) -> None:
@@ -152,7 +148,11 @@ def _stop_cleanly_on_sigterm(reactor: Any) -> None:
 def _reload_on_sighup(core: Core) -> None:
     """Make SIGHUP read the configuration again; the log says what came of it."""
     with contextlib.suppress(ValueError):
-        signal.signal(signal.SIGHUP, lambda *_: core.reactor.callFromThread(core.reload))
+        signal.signal(signal.SIGHUP, lambda *_: core.reactor.callFromThread(core.reload, _told))
+
+
+def _told(answer: object) -> None:
+    """What came of a reload by a signal stands in the log."""
 
 
 def makeService(options: Options) -> IService:
