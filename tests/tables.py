@@ -20,7 +20,7 @@ PROPERTY = settings(
 class _Table:
     """Stands in a class body for one test, and puts one for each row in its own place."""
 
-    def __init__(self, test: Callable[..., None], rows: tuple[tuple[Any, ...], ...]) -> None:
+    def __init__(self, test: Callable[..., Any], rows: tuple[tuple[Any, ...], ...]) -> None:
         self._test = test
         self._rows = rows
 
@@ -30,11 +30,11 @@ class _Table:
             label = re.sub(r"\W+", "_", str(row[0]), flags=re.ASCII).strip("_")[:40]
             setattr(owner, f"{name}_{number:02}_{label}", self._bound(row))
 
-    def _bound(self, row: tuple[Any, ...]) -> Callable[[Any], None]:
+    def _bound(self, row: tuple[Any, ...]) -> Callable[[Any], Any]:
         return lambda case: self._test(case, *row)  # trial collects plain functions only
 
 
-def each(*rows: tuple[Any, ...]) -> Callable[[Callable[..., None]], Any]:
+def each(*rows: tuple[Any, ...]) -> Callable[[Callable[..., Any]], Any]:
     """Make one test of each row, which holds the arguments behind ``self``."""
     if len(set(map(repr, rows))) != len(rows) or not rows:
         raise ValueError("a table without rows, or with the same row twice")

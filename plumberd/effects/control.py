@@ -45,20 +45,32 @@ class ControlSocket:
         self._sock.setblocking(False)
         # Set before the other end is given away: every packet has its true sender.
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._again = False
+        self._events = 0
 
     def start(self) -> None:
-        """Begin to read. The other end, :attr:`theirs`, was given away or belongs to who takes it."""
+        """Begin to read. The other end, :attr:`theirs`, belongs to who takes it; until then it is closed with this one.
+
+        :raises OSError: it cannot be watched; it is to be closed.
+        """
         self._poll.watch(self._sock.fileno(), self._ready)
-        self._ready(0)
 
     def close(self) -> None:
         """Read no more; what was asked is still answered. Idempotent."""
         if self._sock.fileno() >= 0:
             self._poll.forget(self._sock.fileno())
             self._sock.close()
+            self.theirs.close()
             self._ended(self)
 
+    def _go_on(self) -> None:
+        self._again = False
+        self._ready(self._events)
+
     def _ready(self, events: int) -> None:
+        if self._again:
+            self._events |= events
+            return  # its turn comes with the next round
         for _ in range(A_ROUND):
             if self._sock.fileno() < 0:
                 return
@@ -71,11 +83,13 @@ class ControlSocket:
             except OSError:
                 self.close()
                 return
-            if not data and not ancillary_has_rights(ancillary):
-                self.close()  # the end; an empty packet is no request either
+            if not data and not ancillary:
+                self.close()  # the end; an empty packet has its sender with it
                 return
             self._take(data, ancillary, flags)
-        self._poll.again(lambda: self._ready(events))
+        self._again = True
+        self._events = events
+        self._poll.again(self._go_on)
 
     def _take(self, data: bytes, ancillary: list[tuple[int, int, bytes]], flags: int) -> None:
         sender: Sender | None = None
@@ -86,7 +100,7 @@ class ControlSocket:
             elif level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds += [fd for (fd,) in _FD.iter_unpack(payload[: len(payload) // _FD.size * _FD.size])]
         whole = not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) and len(data) <= self._limit_bytes
-        sock = _stream_of(fds) if whole and data else None
+        sock = _pair_end(fds) if whole and data else None
         for fd in fds:
             if sock is None or fd != sock.fileno():
                 os.close(fd)
@@ -94,21 +108,30 @@ class ControlSocket:
             self._asked(sock, data, sender)
 
 
-def ancillary_has_rights(ancillary: list[tuple[int, int, bytes]]) -> bool:
-    """Tell whether descriptors came along."""
-    return any(level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS for level, kind, _ in ancillary)
+def _pair_end(fds: list[int]) -> socket.socket | None:
+    """Return the one descriptor as a socket, non-blocking, if it is one end of a pair; else it stays the caller's.
 
-
-def _stream_of(fds: list[int]) -> socket.socket | None:
-    """Return the one descriptor as a socket, non-blocking, if it is a UNIX stream; else it is still the caller's."""
+    A socket that is connected to somebody's listener is none: what is written into it would come
+    from this process, and somebody who trusts this process could take it for a request.
+    """
     if len(fds) != 1:
         return None
     try:
         sock = socket.socket(fileno=fds[0])
     except OSError:
         return None
-    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
+    if not _is_pair(sock):
         sock.detach()
         return None
     sock.setblocking(False)
     return sock
+
+
+def _is_pair(sock: socket.socket) -> bool:
+    """Tell whether it is one end of a stream pair: of what a listener accepts, one end or the other has a name."""
+    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
+        return False
+    try:
+        return not sock.getsockname() and not sock.getpeername()
+    except OSError:
+        return False  # not connected

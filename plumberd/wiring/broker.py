@@ -75,6 +75,11 @@ class Broker:
         return len(self._conversations)
 
     @property
+    def controls(self) -> int:
+        """How many control sockets somebody may ask on."""
+        return len(self._controls)
+
+    @property
     def connections_by_uid(self) -> Mapping[int, int]:
         """How many connections each user has."""
         return self._of_uid
@@ -141,6 +146,7 @@ class Broker:
     def _serve(self, dialect: Dialect, sock: socket.socket, asker: Asker, received: Received | None = None) -> None:
         """Begin to talk on *sock*, and own it."""
         if not self._enter(asker.uid):
+            self._note("busy", f"uid={asker.uid}", self._too_many(asker.uid))
             sock.close()
             return
         conversation = Conversation(
@@ -162,12 +168,14 @@ class Broker:
 
     def _enter(self, uid: int) -> bool:
         """Count one more connection of a user; tell whether it may have it."""
-        count, limit = self._of_uid.get(uid, 0), self.connections_per_uid
-        if count >= limit:
-            self._note("busy", f"uid={uid}", f"connections_per_uid={limit}: uid {uid} has so many connections already")
+        count = self._of_uid.get(uid, 0)
+        if count >= self.connections_per_uid:
             return False
         self._of_uid[uid] = count + 1
         return True
+
+    def _too_many(self, uid: int) -> str:
+        return f"connections_per_uid={self.connections_per_uid}: uid {uid} has so many connections already"
 
     def _leave(self, uid: int) -> None:
         left = self._of_uid[uid] - 1
@@ -248,14 +256,14 @@ class Broker:
 
     def give_control(self, conversation: Conversation, request: Request, permit: Permit) -> None:
         """See :class:`plumberd.wiring.operations.Desk`."""
-        uid = permit.who.uid
+        uid, gid = permit.who.uid, permit.who.gid
         if not self._enter(uid):
-            raise Refused(Refusal.BUSY, f"connections_per_uid: uid {uid} has too many connections already")
-        asker = Asker((permit.who.pid, uid, permit.who.gid), permit)
+            raise Refused(Refusal.BUSY, self._too_many(uid))
         decoder = NativeDecoder(self._core.settings.limits.lookup_bytes)
 
         def asked(sock: socket.socket, payload: bytes, sender: Sender | None) -> None:
-            self._serve(_ONE_ANSWER, sock, asker, Received(decoder.one(payload), sender))
+            pid = permit.who.pid if sender is None else sender[0]
+            self._serve(_ONE_ANSWER, sock, Asker((pid, uid, gid), permit), Received(decoder.one(payload), sender))
 
         try:
             control = ControlSocket(self._core.poll, decoder.limit_bytes, asked, self._control_ended)
@@ -263,7 +271,11 @@ class Broker:
             self._leave(uid)
             raise Refused(Refusal.BUSY, f"no descriptors for a control socket: {e.strerror}") from None
         self._controls[control] = uid
-        control.start()
+        try:
+            control.start()
+        except OSError as e:
+            control.close()
+            raise Refused(Refusal.BUSY, f"a control socket cannot be watched: {e.strerror}") from None
         conversation.grant(request, control.theirs.detach(), "control", "", _forget)
 
     def _control_ended(self, control: ControlSocket) -> None:
