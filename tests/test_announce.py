@@ -1,18 +1,21 @@
-"""plumberd.wiring.announce: where, for whom, the defaults in force, and what is pointless."""
+"""plumberd.wiring.announce: where, for whom, and all that is in force."""
 
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
-from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from plumberd.pure.modes import Mode, Powers
+from plumberd.pure.limits import Limits
+from plumberd.pure.modes import Powers
 from plumberd.pure.policy.decide import DEFAULTS, Policy
-from plumberd.pure.policy.route import Routes, Target, parse_redirect, parse_route
-from plumberd.pure.policy.rule import Direction, parse_rule
-from plumberd.wiring.announce import announcement
+from plumberd.pure.policy.direction import Direction
+from plumberd.pure.policy.route import Choice, Routes, Target, parse_redirect, parse_route
+from plumberd.pure.policy.rule import parse_rule
+from plumberd.pure.policy.subject import parse_condition
+from plumberd.wiring.announce import AT_START, announcement, show_choices
 from plumberd.wiring.settings import Settings
 from tests.tables import each
 
@@ -24,13 +27,10 @@ def settings(
     routes: dict[str, Target] | None = None,
     **others: Any,
 ) -> Settings:
+    """Return settings whose redirects and routes are for everybody."""
     policy = Policy(tuple(parse_rule(r) for r in rules), {**DEFAULTS, **(defaults or {})})
-    return Settings("/nowhere/ipc", policy=policy, routes=Routes(redirects or {}, routes or {}), **others)
-
-
-def warnings(*rules: str, powers: Powers | None = None, has_pidfds: bool = True, **others: Any) -> list[str]:
-    lines = announcement(settings(rules, **others), powers, has_pidfds=has_pidfds)
-    return [line.removeprefix("warning: ") for line in lines if line.startswith("warning: ")]
+    tables = [{name: (Choice((target,)),) for name, target in (table or {}).items()} for table in (redirects, routes)]
+    return Settings("/nowhere/ipc", policy=policy, routes=Routes(*tables), **others)
 
 
 class Told(SynchronousTestCase):
@@ -43,11 +43,21 @@ class Told(SynchronousTestCase):
     def test_without_a_group_whose_it_is(self) -> None:
         self.told(f"run directory /nowhere/ipc, for uid {os.geteuid()} and its group {os.getegid()}", settings())
 
+    def test_the_configuration_and_its_generation(self) -> None:
+        self.told("configuration /etc/plumberd.toml", settings(config="/etc/plumberd.toml"))
+        self.told("configuration plumberd.toml, generation 3", settings(config="plumberd.toml", generation=3))
+
     def test_every_dialect_with_its_socket(self) -> None:
         lines = announcement(settings(dialects=("native", "libipc-zig")))
         self.assertIn("  native       /nowhere/ipc/plumberd", lines)
         self.assertIn("  libipc-zig   /nowhere/ipc/ipc", lines)
         self.assertEqual([line for line in lines if "/nowhere/ipc/network" in line], [])
+
+    def test_who_may_do_more_than_others(self) -> None:
+        made = settings(admin_group="wheel", service_uids=frozenset((5, 10)), broker_uids=frozenset((7,)))
+        self.told("administrators are of group wheel too", made)
+        self.told("services may be of uid 5, uid 10 too", made)
+        self.told("brokers may be of uid 7 too", made)
 
     def test_where_tcpd_will_listen(self) -> None:
         self.told("tcpd on tcp:9000", settings(tcpd=("tcp:9000",)))
@@ -78,10 +88,16 @@ class Told(SynchronousTestCase):
     def test_that_nobody_comes_in(self) -> None:
         self.told("no remote callers (--tcpd)", settings())
 
-    def test_the_rules_in_their_order_and_normal_form(self) -> None:
+    def test_the_rules_in_their_order_as_they_were_written(self) -> None:
         lines = announcement(settings(("allow in a tcp://192.0.2.1", "deny in * *")))
-        at = lines.index("rule 1: allow in a tcp:192.0.2.1")
-        self.assertEqual(lines[at + 1], "rule 2: deny in any any")
+        at = lines.index("rule 1: allow in a tcp://192.0.2.1")
+        self.assertEqual(lines[at + 1], "rule 2: deny in * *")
+
+    def test_where_a_rule_was_written(self) -> None:
+        rules = (parse_rule("deny in any any", "--deny"), parse_rule("deny out any any", "rules.d/a.toml:12"))
+        lines = announcement(Settings("/nowhere/ipc", policy=Policy(rules)))
+        self.assertIn("rule 1: deny in any any", lines)
+        self.assertIn("rule 2 (rules.d/a.toml:12): deny out any any", lines)
 
     def test_the_defaults_in_force(self) -> None:
         self.told(
@@ -104,13 +120,45 @@ class Told(SynchronousTestCase):
         self.told("redirect c to tcp://h.example:9000", made)
         self.told("route * = tcp://gw.example/{service}", made)
 
+    def test_for_whom_they_are_and_their_alternatives(self) -> None:
+        next_one = Choice(("authd-next",), (parse_condition("group:beta"), parse_condition("unit:ci.service")))
+        two = Choice((parse_route("web", "tcp://a.example"), parse_route("web", "tls:b.example:443")))
+        routes = Routes({"authd": (next_one, Choice(("authd-old",)))}, {"web": (two,)})
+        made = Settings("/nowhere/ipc", routes=routes)
+        self.told("redirect authd to authd-next for group:beta for unit:ci.service, else authd-old", made)
+        self.told("route web = tcp://a.example:9000 or tls endpoint", made)
+        self.assertEqual(show_choices(routes.routes["web"]), "tcp://a.example:9000 or tls endpoint")
+
     def test_a_password_is_not_told(self) -> None:
         made = settings(routes={"a": parse_route("a", "tls://user:secret@h.example/a")})
         self.told("route a = tls://user:***@h.example:9001/a", made)
 
     def test_of_an_endpoint_string_only_its_kind_is_told(self) -> None:
         made = settings(routes={"a": parse_route("a", "tls:h.example:443:privateKey=secret")})
-        self.told("route a = the endpoint tls:…", made)
+        self.told("route a = tls endpoint", made)
+        self.assertEqual([line for line in announcement(made) if "secret" in line], [])
+
+    def test_how_messages_look(self) -> None:
+        self.told("messages of pongd are libipc-2023", settings(framings={"pongd": "libipc-2023"}))
+
+    def test_the_limits_that_were_changed_and_no_others(self) -> None:
+        lines = announcement(settings(limits=Limits(relays=5, connect_seconds=2.5)))
+        self.assertEqual(
+            [line for line in lines if line.startswith("limit ")],
+            ["limit connect_seconds=2.5 (default 10.0)", "limit relays=5 (default 10000)"],
+        )
+
+    @each(
+        ("no file", {}, "outcomes go to this program's log"),
+        ("a file", {"audit_file": "/var/log/a"}, "outcomes go to this program's log and /var/log/a"),
+        (
+            "both",
+            {"audit_file": "/var/log/a", "audit_journal": True},
+            "outcomes go to this program's log and /var/log/a and the journal",
+        ),
+    )
+    def test_where_outcomes_are_written(self, _: str, said: dict[str, Any], line: str) -> None:
+        self.told(line, settings(**said))
 
     def test_what_clients_export(self) -> None:
         self.told("  export IPC_RUNDIR=/nowhere/ipc RUNDIR=/nowhere/ipc", settings())
@@ -125,98 +173,53 @@ class Told(SynchronousTestCase):
     def test_how_sockets_are_handed_over(self, powers: Powers | None, line: str) -> None:
         self.told(line, settings(), powers)
 
+    def test_doubts_stand_behind_what_they_are_about(self) -> None:
+        lines = announcement(settings(("log out a any",), tcpd=("tcp:9000",)))
+        (warning, _) = [line for line in lines if line.startswith("warning: ")]
+        self.assertEqual(warning, "warning: tcpd listens, and no rule lets anyone in: --allow in SERVICE PEER")
+        self.assertGreater(lines.index(warning), lines.index("rule 1: log out a any"))
 
-class Doubts(SynchronousTestCase):
-    @each(
-        ("without anything", ()),
-        ("rules for the way out", ("allow out pong tls:pong.example.com:9000", "deny out any any")),
-        ("a narrow rule behind a wide one of another service", ("deny out a any", "allow out b any")),
-        ("a wide rule behind a narrow one", ("allow out a tcp:h.example", "deny out a any")),
-        ("the same in the other direction", ("deny out any tcp:any", "deny out any any")),
-        (
-            "an allow that names an address behind an allow of any peer",
-            ("allow out any any", "allow out a tcp:127.0.0.1:5"),
-        ),
-        (
-            "a deny that names an address behind an allow of any peer",
-            ("allow out any any", "deny out a tcp:169.254.1.1"),
-        ),
-    )
-    def test_there_is_none(self, _: str, rules: tuple[str, ...]) -> None:
-        self.assertEqual(warnings(*rules), [])
 
-    @each(
-        ("a deny of any peer", ("deny out any any", "allow out a tcp:h.example"), 2, 1),
-        ("a deny of any peer before an address", ("deny out any any", "allow out a tcp:127.0.0.1:5"), 2, 1),
-        ("an allow of any peer before a name", ("allow out any any", "deny out a tcp:h.example"), 2, 1),
-        ("one of the same service", ("deny out b any", "deny out a any", "allow out a tcp:h.example"), 3, 2),
-    )
-    def test_a_rule_that_never_has_its_turn(self, _: str, rules: tuple[str, ...], late: int, early: int) -> None:
-        self.assertEqual(warnings(*rules), [f"rule {late} never has its turn: rule {early} matches first"])
+class AtStart(SynchronousTestCase):
+    """What goes into a log is cut."""
 
-    def test_an_allow_of_callers_in_front_of_another_that_names_an_address(self) -> None:
-        self.assertIn(
-            "rule 2 never has its turn: rule 1 matches first",
-            warnings("allow in a any", "deny in a tcp:192.0.2.1", tcpd=("tcp:9000",)),
+    def made(self, count: int) -> Settings:
+        names = [f"s{n}" for n in range(count)]
+        return settings(
+            tuple(f"deny out {name} any" for name in names),
+            redirects={name: name + "-next" for name in names},
+            routes={name: parse_route(name, f"tcp://{name}.example") for name in names},
         )
 
-    def test_a_listener_without_a_rule_that_lets_anyone_in(self) -> None:
-        self.assertEqual(
-            warnings("deny in a any", tcpd=("tcp:9000",)),
-            ["tcpd listens, and no rule lets anyone in: --allow in SERVICE PEER"],
-        )
+    def lines(self, count: int, *begins: str, at_start: bool) -> list[list[str]]:
+        told = announcement(self.made(count), addresses=() if at_start else None)
+        return [[line for line in told if line.startswith(begin)] for begin in begins]
 
-    def test_a_published_service_without_a_rule_that_lets_anyone_in(self) -> None:
-        self.assertEqual(
-            warnings(publish=(("pong", "tcp:7000"),)),
-            ["services are published, and no rule lets anyone in: --allow in SERVICE PEER"],
-        )
+    def test_many_rules_redirects_and_routes_are_not_all_told(self) -> None:
+        *told, more = self.lines(10_000, "rule ", "redirect ", "route ", "…", at_start=True)
+        self.assertEqual([len(lines) for lines in told], [AT_START] * 3)
+        self.assertEqual(more, ["… and 9980 more (--check prints all)"] * 3)
 
-    def test_a_published_service_with_a_rule_is_none(self) -> None:
-        self.assertEqual(warnings("allow in pong tcp:any", publish=(("pong", "tcp:7000"),)), [])
+    def test_as_many_as_fit_are(self) -> None:
+        told = self.lines(AT_START, "rule ", "redirect ", "route ", "…", at_start=True)
+        self.assertEqual([len(lines) for lines in told], [AT_START] * 3 + [0])
 
-    def test_a_listener_with_a_rule_is_none(self) -> None:
-        self.assertEqual(warnings("allow in a tcp:any", tcpd=("tcp:9000",)), [])
+    def test_checking_tells_all(self) -> None:
+        told = self.lines(1000, "rule ", "redirect ", "route ", "…", at_start=False)
+        self.assertEqual([len(lines) for lines in told], [1000] * 3 + [0])
 
-    def test_rules_for_callers_without_a_listener(self) -> None:
-        self.assertEqual(
-            warnings("allow in a tcp:any"), ["there are rules for callers, and nothing listens for them: --tcpd PORT"]
-        )
+    def test_when_refusals_are_no_longer_only_logged(self) -> None:
+        self.patch(time, "time", lambda: 1_800_000_000.0)
+        made = settings(audit_only_seconds=600)
+        (at_start,) = [line for line in announcement(made, addresses=()) if "AUDIT ONLY" in line]
+        self.assertIn("until 2027-01-15 08:10:00 UTC", at_start)
+        (checked,) = [line for line in announcement(made) if "AUDIT ONLY" in line]
+        self.assertIn("for 10m", checked)
 
-    def test_a_rule_for_a_scheme_that_is_not_listened_for(self) -> None:
-        self.assertIn(
-            "rule 1 can match nobody: nothing here listens for tls",
-            warnings("allow in authd tls:example.com", tcpd=("tcp:9000",)),
-        )
-
-    def test_a_rule_that_opens_everything(self) -> None:
-        self.assertEqual(
-            warnings("allow in any any", tcpd=("tcp:9000",)), ["rule 1 lets everybody reach every local service"]
-        )
-
-    def test_a_default_that_opens_everything(self) -> None:
-        self.assertEqual(
-            warnings(defaults={Direction.IN: True}, tcpd=("tcp:9000",)),
-            ["default in=allow lets everybody reach every local service that no rule denies"],
-        )
-
-    def test_locking_that_is_asked_for_and_not_possible(self) -> None:
-        self.assertEqual(
-            warnings(handover=Mode.LOCKED, powers=Powers(False, True, 0)),
-            ["--handover locked, and this broker cannot lock sockets: every tcp lookup will be not-possible"],
-        )
-
-    def test_locking_that_is_asked_for_and_possible_is_none(self) -> None:
-        self.assertEqual(warnings(handover=Mode.LOCKED, powers=Powers(True, True, 0)), [])
-
-    def test_a_run_directory_of_somebody_elses(self) -> None:
-        with mock.patch.object(os, "lstat", return_value=mock.Mock(st_uid=0)), mock.patch.object(os, "geteuid") as mine:
-            mine.return_value = 1000
-            (line,) = warnings()
-            self.assertIn("/nowhere/ipc belongs to uid 0 and this broker is uid 1000", line)
-            mine.return_value = 0
-            self.assertEqual(warnings(), [])
-
-    def test_a_kernel_on_which_everybody_counts_as_confined(self) -> None:
-        (line,) = warnings(has_pidfds=False)
-        self.assertIn("every client counts as confined", line)
+    def test_after_a_reload_that_is_not_known(self) -> None:
+        (line,) = [
+            line
+            for line in announcement(settings(audit_only_seconds=600, generation=2), addresses=())
+            if "AUDIT ONLY" in line
+        ]
+        self.assertIn("for 10m", line)

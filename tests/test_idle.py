@@ -8,14 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.idle import Surroundings, why_idle
 from plumberd.pure.policy.rule import Match, Rule, matches
 from tests.strategies import rules
 from tests.tables import PROPERTY, each
 from tests.test_shadow import rule, sample_about
 
-BARE = Surroundings(("tcp",), None, (), ("tcp", "unix"), registers=False)
+BARE = Surroundings(("tcp",), None, (), ("tcp", "unix"))
 """Plain tcp and local services."""
 
 
@@ -31,7 +30,6 @@ class Why(SynchronousTestCase):
         ("a reserved service", "deny out ipc any", f"can match nothing: ipc {KEPT}"),
         ("a reserved end", "deny in a.lock any", f"can match nothing: a.lock {KEPT}"),
         ("a reserved local name", "allow out a unix:tcp", f"can match nothing: tcp {KEPT}"),
-        ("registering", "allow serve a for user:alice", "can match nothing: services do not register here"),
         ("a scheme", "allow out a tls:any", "opens and closes nothing: no connection is made by tls here"),
         ("a proof", "allow in a any for psk:laptop", "can match nobody: callers cannot prove psk: here"),
         ("of callers", "deny out a any for cert:b.example", "can match nobody: callers cannot prove cert: here"),
@@ -59,6 +57,7 @@ class Why(SynchronousTestCase):
         ("callers by tcp", "allow in a tcp:192.0.2.0/24"),
         ("local services", "deny out any unix:a"),
         ("any scheme", "deny out a any"),
+        ("registering", "allow serve a for user:alice"),
         ("a glob that a reserved name fits", "deny out i* any"),
         ("two users who can't be told, and are denied", "deny out a any for user:alice for uid:1001"),
         ("a user in two words", "allow out a any for user:alice for uid:1000"),
@@ -96,6 +95,6 @@ class Why(SynchronousTestCase):
         asked = sample_about(drawn, seed, 100) if why_idle(drawn, BARE) else []
         for question in asked:
             way, to, subject = question.direction, question.to, question.subject
-            if to.scheme in ("tcp", "unix") and not subject.words and way is not Direction.SERVE:
+            if to.scheme in ("tcp", "unix") and not subject.words:
                 self.assertIs(matches(drawn, way, question.service, to, subject), Match.NO)
         self.assertLessEqual(len(asked), 100)

@@ -21,7 +21,7 @@ from tests.strategies import OWN, policies
 from tests.tables import PROPERTY, each
 from tests.test_shadow import rule, sample_about
 
-BARE = Surroundings((), None, (), ("tcp", "unix"), registers=False, uid=1000, addresses=OWN)
+BARE = Surroundings((), None, (), ("tcp", "unix"), uid=1000, addresses=OWN)
 """A broker without callers."""
 
 LISTENING = dataclasses.replace(BARE, listens=("tcp",))
@@ -106,10 +106,7 @@ class Warnings(LintTestCase):
         self.assertEqual(self.lint(line, around=LISTENING)[0][0], f"rule 1 {text}")
 
     def test_one_that_opens_registering(self) -> None:
-        around = dataclasses.replace(BARE, registers=True)
-        self.assertEqual(
-            self.lint("allow serve any", around=around)[0], ["rule 1 lets everybody register for every service"]
-        )
+        self.assertEqual(self.lint("allow serve any")[0], ["rule 1 lets everybody register for every service"])
 
     def test_a_wide_rule_that_is_hidden_opens_nothing(self) -> None:
         self.assertEqual(
@@ -136,7 +133,7 @@ class Warnings(LintTestCase):
         ("addresses, which not every caller has", "allow in a tcp:192.0.2.0/24"),
     )
     def test_but_not_in_front_of(self, _: str, behind: str) -> None:
-        warnings, _ = self.lint("allow in a tcp:any", behind, inward=True, around=LISTENING)
+        warnings, _notes = self.lint("allow in a tcp:any", behind, inward=True, around=LISTENING)
         self.assertEqual([warning for warning in warnings if warning.startswith("rule 1")], [])
 
     def test_rules_that_only_log(self) -> None:

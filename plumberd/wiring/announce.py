@@ -1,15 +1,24 @@
-"""What a start prints, and ``--check``: where, for whom, the defaults, and what is pointless."""
+"""What a start prints, and ``--check``: where, for whom, the rules, all else that is in force, and what is doubtful."""
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 
 from plumberd.pure.dialects import DIALECTS
+from plumberd.pure.limits import Limits
 from plumberd.pure.modes import Powers
-from plumberd.pure.policy.route import Endpoint, Target
-from plumberd.pure.policy.rule import Direction, Rule
+from plumberd.pure.policy.direction import Direction
+from plumberd.pure.policy.lint import name_rule
+from plumberd.pure.policy.route import Choice, Table
+from plumberd.wiring.doubts import doubts
 from plumberd.wiring.settings import Settings
+
+AT_START = 20
+"""So many rules, redirects and routes stand in the log of a start; ``--check`` prints all."""
 
 
 def announcement(
@@ -19,41 +28,78 @@ def announcement(
     has_pidfds: bool = True,
     addresses: Sequence[str] | None = None,
 ) -> list[str]:
-    """Return the lines that describe *settings*; doubts begin with ``warning:``.
+    """Return the lines that describe *settings*; doubts begin with ``warning:``, or with ``note:``.
 
-    :param addresses: what tcpd says of where it really listens, once it does.
+    :param addresses: what tcpd says of where it really listens, once it does. That is a start or a
+        reload, which goes into a log: of long lists it holds the beginning.
     """
-    policy = settings.policy
-    group = f"group {settings.group}" if settings.group else f"uid {os.geteuid()} and its group {os.getegid()}"
-    lines = [f"run directory {settings.rundir}, for {group}"]
-    for name in settings.dialects if settings.runs_broker else ():
-        lines.append(f"  {name:<12} {settings.rundir}/{DIALECTS[name].socket_name}")
-    if settings.serves_tcp_socket:
-        lines.append(f"  {'tcp':<12} {settings.rundir}/tcp, for brokers")
+    starts = addresses is not None
+    lines = [*_places(settings), *_who(settings)]
     lines += _listeners(settings) if addresses is None else addresses
     if not _listeners(settings):
         lines.append("no remote callers (--tcpd)")
-    for number, rule in enumerate(policy.rules, 1):
-        lines.append(f"rule {number}: {rule}")
-    lines.append(
-        f"default in={_word(policy.defaults[Direction.IN])} out={_word(policy.defaults[Direction.OUT])}"
-        "; confined clients need a rule, local services need none"
-    )
-    for name, target in settings.routes.redirects.items():
-        lines.append(f"redirect {name} to {_show(target)}")
-    for name, target in settings.routes.routes.items():
-        lines.append(f"route {name} = {_show(target)}")
+    rules = [f"{name_rule(n, rule.source)}: {rule}" for n, rule in enumerate(settings.policy.rules, 1)]
+    lines += _cut(rules, cut=starts)
+    lines.append(_defaults(settings))
+    lines += _cut(_ways("redirect {} to {}", settings.routes.redirects), cut=starts)
+    lines += _cut(_ways("route {} = {}", settings.routes.routes), cut=starts)
+    lines += [f"messages of {name} are {framing}" for name, framing in settings.framings.items()]
     lines.append(_handover(settings, powers))
-    lines += [f"warning: {doubt}" for doubt in _doubts(settings, powers, has_pidfds)]
+    lines += _limits(settings.limits)
+    lines.append(_audit(settings))
+    until = _until(settings) if starts and settings.generation == 1 else None
+    lines += doubts(settings, powers, has_pidfds=has_pidfds, until=until)
     lines.append("clients set, and name their services in the second:")
     lines.append(f"  export IPC_RUNDIR={settings.rundir} RUNDIR={settings.rundir}")
     lines.append('  export IPC_NETWORKD="pong tcp://HOST:9000/pong"')
     return lines
 
 
+def show_choices(choices: tuple[Choice, ...]) -> str:
+    """Print where a name leads, and for whom; what an endpoint string holds may be a secret."""
+    return ", else ".join(map(str, choices))
+
+
+def _places(settings: Settings) -> Iterator[str]:
+    """Yield where it is, and for whom."""
+    if settings.config is not None:
+        again = f", generation {settings.generation}" if settings.generation > 1 else ""
+        yield f"configuration {settings.config}{again}"
+    group = f"group {settings.group}" if settings.group else f"uid {os.geteuid()} and its group {os.getegid()}"
+    yield f"run directory {settings.rundir}, for {group}"
+    for name in settings.dialects if settings.runs_broker else ():
+        yield f"  {name:<12} {settings.rundir}/{DIALECTS[name].socket_name}"
+    if settings.serves_tcp_socket:
+        yield f"  {'tcp':<12} {settings.rundir}/tcp, for brokers"
+
+
+def _who(settings: Settings) -> Iterator[str]:
+    """Yield who may do more than others, as root and the broker's own user may."""
+    if settings.admin_group is not None:
+        yield f"administrators are of group {settings.admin_group} too"
+    for what, uids in (("services", settings.service_uids), ("brokers", settings.broker_uids)):
+        if uids:
+            yield f"{what} may be of {', '.join(f'uid {uid}' for uid in sorted(uids))} too"
+
+
 def _listeners(settings: Settings) -> list[str]:
     published = [f"publishes {name} on {description}" for name, description in settings.publish]
     return [*(f"tcpd on {description}" for description in settings.tcpd), *published]
+
+
+def _defaults(settings: Settings) -> str:
+    inward, out = (_word(settings.policy.defaults[way]) for way in (Direction.IN, Direction.OUT))
+    return f"default in={inward} out={out}; confined clients need a rule, local services need none"
+
+
+def _ways(form: str, table: Table) -> list[str]:
+    return [form.format(name, show_choices(choices)) for name, choices in table.items()]
+
+
+def _cut(lines: list[str], *, cut: bool) -> list[str]:
+    if not cut or len(lines) <= AT_START:
+        return lines
+    return [*lines[:AT_START], f"… and {len(lines) - AT_START} more (--check prints all)"]
 
 
 def _handover(settings: Settings, powers: Powers | None) -> str:
@@ -65,64 +111,27 @@ def _handover(settings: Settings, powers: Powers | None) -> str:
     return f"hand-over {settings.handover.value}: this broker cannot lock sockets (CAP_NET_ADMIN)"
 
 
-def _doubts(settings: Settings, powers: Powers | None, has_pidfds: bool) -> list[str]:
-    policy = settings.policy
-    doubts = []
-    lets_in = policy.defaults[Direction.IN] or any(r.allow and r.direction is Direction.IN for r in policy.rules)
-    listeners = _listeners(settings)
-    if listeners and not lets_in:
-        who = "tcpd listens" if settings.tcpd else "services are published"
-        doubts.append(f"{who}, and no rule lets anyone in: --allow in SERVICE PEER")
-    if not listeners and any(r.direction is Direction.IN for r in policy.rules):
-        doubts.append("there are rules for callers, and nothing listens for them: --tcpd PORT")
-    for number, rule in enumerate(policy.rules, 1):
-        if rule.direction is Direction.IN and rule.peer.scheme not in (None, "tcp"):
-            doubts.append(f"rule {number} can match nobody: nothing here listens for {rule.peer.scheme}")
-        if rule.direction is Direction.IN and rule.allow and rule.service is None and rule.peer.scheme is None:
-            doubts.append(f"rule {number} lets everybody reach every local service")
-        shadow = next((n for n, r in enumerate(policy.rules[: number - 1], 1) if _shadows(r, rule)), None)
-        if shadow is not None:
-            doubts.append(f"rule {number} never has its turn: rule {shadow} matches first")
-    doubts += _directory_doubts(settings.rundir)
-    if policy.defaults[Direction.IN]:
-        doubts.append("default in=allow lets everybody reach every local service that no rule denies")
-    if powers is not None and settings.handover.value == "locked" and not powers.lock:
-        doubts.append("--handover locked, and this broker cannot lock sockets: every tcp lookup will be not-possible")
-    if not has_pidfds:
-        doubts.append(
-            "this kernel has no pidfds of peers (Linux 6.5): every client counts as confined and needs a rule"
-        )
-    return doubts
+def _limits(limits: Limits) -> Iterator[str]:
+    """Yield the limits that are not what they are by default."""
+    for one in dataclasses.fields(limits):
+        value = getattr(limits, one.name)
+        if value != one.default:
+            yield f"limit {one.name}={value} (default {one.default})"
 
 
-def _directory_doubts(rundir: str) -> list[str]:
-    try:
-        owner = os.lstat(rundir).st_uid
-    except OSError:
-        return []  # it will be made, and be ours
-    if os.geteuid() in (0, owner):
-        return []
-    return [
-        f"{rundir} belongs to uid {owner} and this broker is uid {os.geteuid()}: clients of other users will not "
-        f"trust it; chown the directory to uid {os.geteuid()}"
-    ]
+def _audit(settings: Settings) -> str:
+    where = ["this program's log"]
+    if settings.audit_file is not None:
+        where.append(settings.audit_file)
+    if settings.audit_journal:
+        where.append("the journal")
+    return f"outcomes go to {' and '.join(where)}"
 
 
-def _shadows(rule: Rule, later: Rule) -> bool:
-    """Tell whether *rule* matches whatever *later* matches.
-
-    An `allow` of any peer leaves the addresses alone that need a rule which names them.
-    """
-    return (
-        rule.direction is later.direction
-        and rule.service in (None, later.service)
-        and rule.peer.scheme is None
-        and not (rule.allow and rule.direction is Direction.OUT and later.peer.address is not None)
-    )
-
-
-def _show(target: Target) -> str:
-    return f"the endpoint {target.scheme}:…" if isinstance(target, Endpoint) else str(target)
+def _until(settings: Settings) -> str:
+    """Return when what is only logged ends, of a start at this moment."""
+    end = datetime.datetime.fromtimestamp(time.time() + settings.audit_only_seconds, datetime.UTC)
+    return f"{end:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _word(allowed: bool) -> str:

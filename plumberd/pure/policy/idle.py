@@ -30,7 +30,6 @@ class Surroundings:
     :ivar proves: the kinds of identity that a caller can prove.
     :ivar carries: the schemes of all connections that are made; ``None`` is not known.
     :ivar special: the schemes of administrators' endpoints that need a rule.
-    :ivar registers: whether services can register, which `serve` rules are about.
     :ivar tells_units: whether a client's cgroup can be told at all.
     :ivar uid: the broker's own user, who can do without plumberd as root can.
     :ivar addresses: the machine's own.
@@ -41,7 +40,6 @@ class Surroundings:
     proves: Collection[str] = PROVED_KINDS
     carries: Collection[str] | None = None
     special: Collection[str] = ()
-    registers: bool = True
     tells_units: bool = True
     uid: int = ROOT
     addresses: Collection[IPAddress] = frozenset()
@@ -56,8 +54,6 @@ def why_idle(rule: Rule, around: Surroundings) -> str:
     for name in (rule.service, peer.name if peer.scheme == "unix" else None):
         if name is not None and is_reserved(name):
             return f"can match nothing: {name} is a name that plumberd keeps for itself"
-    if rule.direction is Direction.SERVE and not around.registers:
-        return "can match nothing: services do not register here"
     if rule.direction is Direction.OUT and not (around.carries is None or peer.scheme in (None, *around.carries)):
         return f"opens and closes nothing: no connection is made by {peer.scheme} here"
     if rule.direction is Direction.IN and around.listens:

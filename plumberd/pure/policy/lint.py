@@ -60,6 +60,15 @@ def name_rule(number: int, source: str) -> str:
     return f"rule {number}" if not source or source.startswith("--") else f"rule {number} ({source})"
 
 
+def name_rules(positions: Collection[int], rules: Sequence[Rule]) -> str:
+    """Name the rules at *positions*, counted from 0, to people; of many the first ones."""
+    named = sorted(positions)
+    if len(named) == 1:
+        return name_rule(named[0] + 1, rules[named[0]].source)
+    more = f" and {len(named) - LISTED} more" if len(named) > LISTED else ""
+    return f"rules {', '.join(str(at + 1) for at in named[:LISTED])}{more}"
+
+
 @dataclass
 class _Behind:
     """What the rules behind one speak of.
@@ -108,17 +117,10 @@ class _Lint:
             text = f"the last {unseen} rules were not compared with those before them: too many are alike"
             found.append(Doubt(None, "", text))
         notes = sorted(self._notes.items(), key=lambda note: (note[0] != _LOG, min(note[1])))
-        return [*found, *(Doubt(None, "", self._about(text, at), text != _LOG) for text, at in notes)]
+        return [*found, *(Doubt(None, "", f"{text}: {name_rules(at, rules)}", text != _LOG) for text, at in notes)]
 
     def _doubt(self, at: int, text: str) -> Doubt:
         return Doubt(at + 1, self._rules[at].source, text)
-
-    def _about(self, text: str, positions: list[int]) -> str:
-        named = sorted(positions)
-        if len(named) == 1:
-            return f"{text}: {name_rule(named[0] + 1, self._rules[named[0]].source)}"
-        more = f" and {len(named) - LISTED} more" if len(named) > LISTED else ""
-        return f"{text}: rules {', '.join(str(at + 1) for at in named[:LISTED])}{more}"
 
     def _tell_shadow(self, shadow: Shadow) -> str:
         early, late = self._rules[shadow.early], self._rules[shadow.late]
