@@ -47,6 +47,19 @@ class Told(SynchronousTestCase):
         self.told("configuration /etc/plumberd.toml", settings(config="/etc/plumberd.toml"))
         self.told("configuration plumberd.toml, generation 3", settings(config="plumberd.toml", generation=3))
 
+    def test_the_files_that_rules_are_included_from(self) -> None:
+        sources = ("p.toml:3", "p.toml:4", "rules.d/a.toml:1", "rules.d/b.toml:7", "rules.d/a.toml:2", "--rule")
+        policy = Policy(tuple(parse_rule(f"deny out s{n} any", source) for n, source in enumerate(sources)))
+        lines = announcement(Settings("/nowhere/ipc", policy=policy, config="p.toml"))
+        self.assertEqual(
+            lines[:3],
+            [
+                "configuration p.toml",
+                "  includes rules.d/a.toml, with rules: 2",
+                "  includes rules.d/b.toml, with rules: 1",
+            ],
+        )
+
     def test_every_dialect_with_its_socket(self) -> None:
         lines = announcement(settings(dialects=("native", "libipc-zig")))
         self.assertIn("  native       /nowhere/ipc/plumberd", lines)

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from plumberd.pure.policy.decide import DEFAULTS, Policy, Question, decide
 from plumberd.pure.policy.direction import Direction
-from plumberd.pure.policy.foregone import ClosedServices, lets_in, refusing
+from plumberd.pure.policy.foregone import Outward, lets_in
 from plumberd.pure.policy.peer import Destination
 from plumberd.pure.policy.subject import Standing
 from tests.strategies import FEW, OWN, policies
@@ -84,7 +84,7 @@ class Inward(SynchronousTestCase):
             self.assertIsNot(verdict.granted, True)
 
 
-class Outward(SynchronousTestCase):
+class Refusing(SynchronousTestCase):
     @each(
         ("a deny of all", by_name(), "rule 1", "deny out any any"),
         ("of the service", by_name(), "rule 2", "allow out audio any", "deny out pong tcp:any", "allow out any any"),
@@ -95,7 +95,7 @@ class Outward(SynchronousTestCase):
         ("behind a deny of addresses", by_name(), "rule 2", "deny out any tcp:0.0.0.0/0", "deny out any tcp:any"),
     )
     def test_a_rule_refuses_it_to_everybody(self, _: str, to: Destination, by: str, *lines: str) -> None:
-        self.assertEqual(refusing(policy(*lines), "pong", to), by)
+        self.assertEqual(Outward(policy(*lines)).refusing("pong", to), by)
 
     @each(
         ("no rule", by_name()),
@@ -109,18 +109,25 @@ class Outward(SynchronousTestCase):
         ("an endpoint with a rule", by_name("tls", special=True), "allow out pong any for user:alice"),
     )
     def test_somebody_may_go(self, _: str, to: Destination, *lines: str) -> None:
-        self.assertIsNone(refusing(policy(*lines), "pong", to))
+        self.assertIsNone(Outward(policy(*lines)).refusing("pong", to))
 
     def test_by_default(self) -> None:
-        self.assertEqual(refusing(policy(out=False), "pong", by_name()), "default out=deny")
+        self.assertEqual(Outward(policy(out=False)).refusing("pong", by_name()), "default out=deny")
         self.assertIsNone(
-            refusing(policy("allow out any tls:any", "allow out any tcp:any", out=False), "pong", by_name())
+            Outward(policy("allow out any tls:any", "allow out any tcp:any", out=False)).refusing("pong", by_name())
         )
-        self.assertIsNone(refusing(policy(out=False), "pong", LOCAL))
+        self.assertIsNone(Outward(policy(out=False)).refusing("pong", LOCAL))
+
+    def test_among_many_rules_the_one_that_does_it_is_named(self) -> None:
+        many = [f"deny out any tcp:10.0.{n}.0/24" for n in range(100)]
+        found = Outward(policy("deny in any any", *many, "deny out b any for user:alice", "deny out any tcp:*.example"))
+        self.assertEqual(found.refusing("pong", by_name()), "rule 103")
+        there = Destination("tcp", None, (ipaddress.ip_address("10.0.7.1"),), 80)
+        self.assertEqual(found.refusing("pong", there), "rule 9")
 
     def test_an_endpoint_that_needs_a_rule(self) -> None:
         self.assertEqual(
-            refusing(policy("allow out audio any"), "pong", by_name("tls", special=True)),
+            Outward(policy("allow out audio any")).refusing("pong", by_name("tls", special=True)),
             "the default for endpoints (it needs a rule: allow out pong any)",
         )
 
@@ -130,7 +137,7 @@ class Outward(SynchronousTestCase):
         name = host if isinstance(host, str) else None
         known = [None, *((one,) for one in ADDRESSES)] if name else [(ipaddress.ip_address(str(host)),)]
         to = Destination("tcp", name, known[0], 80, special)
-        if refusing(drawn, service, to) is None:
+        if Outward(drawn).refusing(service, to) is None:
             return
         for addresses in known:
             for subject in (one for one in SUBJECTS if one.standing is not Standing.REMOTE):
@@ -153,12 +160,12 @@ class Closed(SynchronousTestCase):
         ("callers", None, "deny in any any"),
     )
     def test_a_service(self, _: str, by: str | None, *lines: str) -> None:
-        self.assertEqual(ClosedServices(policy(*lines)).refusing("pong"), by)
+        self.assertEqual(Outward(policy(*lines)).closing("pong"), by)
 
     @PROPERTY
     @given(policies(most=5, directions=(Direction.OUT,)), FEW.services)
     def test_a_closed_service_leads_nobody_anywhere(self, drawn: Policy, service: str) -> None:
-        if ClosedServices(drawn).refusing(service) is None:
+        if Outward(drawn).closing(service) is None:
             return
         found = [by_name(), LOCAL, *(Destination("tls", None, (one,), 443) for one in ADDRESSES)]
         for to in found:
@@ -166,4 +173,4 @@ class Closed(SynchronousTestCase):
                 self.assertIs(decide(drawn, Question(Direction.OUT, service, to, subject)).granted, False)
 
     def test_the_defaults_close_none(self) -> None:
-        self.assertIsNone(ClosedServices(Policy((), {**DEFAULTS, Direction.OUT: False})).refusing("pong"))
+        self.assertIsNone(Outward(Policy((), {**DEFAULTS, Direction.OUT: False})).closing("pong"))

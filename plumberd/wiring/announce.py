@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import os
+import re
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from plumberd.pure.dialects import DIALECTS
@@ -19,6 +21,8 @@ from plumberd.wiring.settings import Settings
 
 AT_START = 20
 """So many rules, redirects and routes stand in the log of a start; ``--check`` prints all."""
+
+_LINE = re.compile(r":[0-9]+\Z")
 
 
 def announcement(
@@ -34,7 +38,7 @@ def announcement(
         reload, which goes into a log: of long lists it holds the beginning.
     """
     starts = addresses is not None
-    lines = [*_places(settings), *_who(settings)]
+    lines = [*_configuration(settings, cut=starts), *_places(settings), *_who(settings)]
     lines += _listeners(settings) if addresses is None else addresses
     if not _listeners(settings):
         lines.append("no remote callers (--tcpd)")
@@ -60,11 +64,20 @@ def show_choices(choices: tuple[Choice, ...]) -> str:
     return ", else ".join(map(str, choices))
 
 
+def _configuration(settings: Settings, *, cut: bool) -> Iterator[str]:
+    """Yield which file is in force, and which others rules came from."""
+    if settings.config is None:
+        return
+    again = f", generation {settings.generation}" if settings.generation > 1 else ""
+    yield f"configuration {settings.config}{again}"
+    sources = (rule.source for rule in settings.policy.rules if rule.source and not rule.source.startswith("--"))
+    files = Counter(_LINE.sub("", source) for source in sources)
+    files.pop(settings.config, None)
+    yield from _cut([f"  includes {name}, with rules: {count}" for name, count in files.items()], cut=cut)
+
+
 def _places(settings: Settings) -> Iterator[str]:
     """Yield where it is, and for whom."""
-    if settings.config is not None:
-        again = f", generation {settings.generation}" if settings.generation > 1 else ""
-        yield f"configuration {settings.config}{again}"
     group = f"group {settings.group}" if settings.group else f"uid {os.geteuid()} and its group {os.getegid()}"
     yield f"run directory {settings.rundir}, for {group}"
     for name in settings.dialects if settings.runs_broker else ():

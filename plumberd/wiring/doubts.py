@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from plumberd.pure.modes import Mode, Powers
 from plumberd.pure.names import is_reserved
 from plumberd.pure.policy.direction import Direction
-from plumberd.pure.policy.foregone import ClosedServices, lets_in, refusing
+from plumberd.pure.policy.foregone import Outward, lets_in
 from plumberd.pure.policy.idle import Surroundings
 from plumberd.pure.policy.lint import lint, name_rules
 from plumberd.pure.policy.route import EVERY, Endpoint, Target, destination
@@ -28,7 +28,7 @@ WARNING, NOTE = "warning: ", "note: "
 MOST = 50
 """So many are told; of the others the number."""
 
-TARGETS = 1000
+TARGETS = 10_000
 """So many targets of redirects and routes are looked at."""
 
 LISTENS = ("tcp",)
@@ -139,14 +139,14 @@ def _way_doubts(settings: Settings) -> Iterator[str]:
     for name in routes:
         if any(not choice.conditions and choice.targets != (name,) for choice in redirects.get(name, ())):
             yield f"the route of {name} is never taken: its redirect comes first"
-    closed = ClosedServices(settings.policy)
+    outward = Outward(settings.policy)
     for looked_at, (kind, name, target) in enumerate(_targets(settings)):
         if looked_at == TARGETS:
             yield f"more than {TARGETS} redirects and routes: whether the rules let anybody follow the rest is not told"
             return
         if isinstance(target, Endpoint) and _is_own_socket(target, settings.rundir):
             yield f"the {kind} of {name} leads to a socket of plumberd itself"
-        by = None if target == name or name == EVERY else _refused_by(settings, closed, name, target)
+        by = None if target == name or name == EVERY else _refused_by(settings, outward, name, target)
         if by is not None:
             yield f"the {kind} of {name} leads to {target}, and {by} lets nobody go there"
 
@@ -160,16 +160,16 @@ def _targets(settings: Settings) -> Iterator[tuple[str, str, Target]]:
                     yield kind, name, target
 
 
-def _refused_by(settings: Settings, closed: ClosedServices, name: str, target: Target) -> str | None:
+def _refused_by(settings: Settings, outward: Outward, name: str, target: Target) -> str | None:
     """Return what refuses this way to everybody; callers need no rule to be led to another local service."""
-    policy, callers = settings.policy, settings.tcpd or settings.publish
+    callers = settings.tcpd or settings.publish
     if isinstance(target, str):
-        return None if callers else closed.refusing(name)
+        return None if callers else outward.closing(name)
     to = target.destination() if isinstance(target, Endpoint) else destination(target)
     if to.scheme == "unix" and not to.special and callers:
         return None
     far = target.service if isinstance(target, Uri) else None
-    found = (refusing(policy, service, to) for service in dict.fromkeys((name, far)) if service is not None)
+    found = (outward.refusing(service, to) for service in dict.fromkeys((name, far)) if service is not None)
     return next((by for by in found if by is not None), None)
 
 

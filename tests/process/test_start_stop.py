@@ -19,7 +19,7 @@ class Starting(ProcessTestCase):
             f"{rundir}/plumberd",
             f"{rundir}/network",
             f"{rundir}/ipc",
-            "rule 1: deny in any any",
+            "rule 1: deny in * *",
             "default in=deny out=allow",
             "warning: tcpd listens, and no rule lets anyone in",
         ):

@@ -8,7 +8,7 @@ it is not foregone.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from plumberd.pure.policy.decide import Policy
 from plumberd.pure.policy.direction import Direction
@@ -38,54 +38,71 @@ def lets_in(
     return bool(left) and policy.defaults[Direction.IN]
 
 
-def refusing(policy: Policy, service: str, to: Destination) -> str | None:
-    """Return what refuses *service* to every local client on its way to *to*: ``rule 3``, or a default.
-
-    ``None`` is that somebody may be let through.
-    """
-    rules = policy.rules
-    assert isinstance(rules, Rules)
-    for at in rules.candidates(Direction.OUT, service, to, ANYBODY):
-        rule = rules[at]
-        if rule.action.opens:
-            for_all = dataclasses.replace(rule, conditions=()) if rule.conditions else rule
-            if matches(for_all, Direction.OUT, service, to, ANYBODY) is not Match.NO:
-                return None
-        elif not rule.conditions and matches(rule, Direction.OUT, service, to, ANYBODY) is Match.YES:
-            return f"rule {at + 1}"
-    if to.special:
-        return f"the default for endpoints (it needs a rule: allow out {service} any)"
-    if to.scheme == "unix" or policy.defaults[Direction.OUT]:
-        return None
-    return "default out=deny"
-
-
-class ClosedServices:
-    """Services that a rule refuses to every local client, wherever they lead."""
+class Outward:
+    """What is foregone of the way out. Made once for a policy, it answers quickly."""
 
     def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        out = [(at, rule) for at, rule in enumerate(policy.rules) if rule.direction is Direction.OUT]
+        # Who opens for some may let somebody through; who denies to some, or some addresses, decides nothing.
+        counting = [(at, _for_all(rule)) for at, rule in out if rule.action.opens or not rule.conditions]
+        unresolved = [(at, rule) for at, rule in counting if rule.action.opens or rule.peer.network is None]
+        self._counting, self._unresolved = _Numbered(counting), _Numbered(unresolved)
+        self._last = len(policy.rules)
         self._opens: dict[str | None, int] = {}
         self._denies: dict[str | None, int] = {}
-        self._last = len(policy.rules)
-        for at, rule in enumerate(policy.rules):
-            if rule.direction is not Direction.OUT:
-                continue
-            service = None if rule.is_glob else rule.service
+        for at, rule in counting:
             if rule.action.opens:
-                self._opens.setdefault(service, at)
-            elif not rule.is_glob and rule.peer.scheme is None and not rule.conditions:
-                self._denies.setdefault(service, at)
+                self._opens.setdefault(None if rule.is_glob else rule.service, at)
+            elif rule.peer.scheme is None and not rule.is_glob:
+                self._denies.setdefault(rule.service, at)
 
-    def refusing(self, service: str) -> str | None:
-        """Return the rule that does it, ``rule 3``; ``None`` is that somebody may be let through."""
+    def refusing(self, service: str, to: Destination) -> str | None:
+        """Return what refuses *service* to everybody on its way to *to*: ``rule 3``, or a default.
+
+        ``None`` is that somebody may be let through. A caller needs no rule for a local service.
+        """
+        numbered = self._unresolved if to.addresses is None else self._counting
+        for at in numbered.rules.candidates(Direction.OUT, service, to, ANYBODY):
+            rule = numbered.rules[at]
+            match = matches(rule, Direction.OUT, service, to, ANYBODY)
+            if match is not Match.NO and rule.action.opens:
+                return None
+            if match is Match.YES:
+                return f"rule {numbered.positions[at] + 1}"
+        if to.special:
+            return f"the default for endpoints (it needs a rule: allow out {service} any)"
+        if to.scheme == "unix" or self._policy.defaults[Direction.OUT]:
+            return None
+        return "default out=deny"
+
+    def closing(self, service: str) -> str | None:
+        """Return the rule that refuses *service* to everybody wherever it leads, ``rule 3``; ``None`` as above."""
         opens, denies = (
             min(found.get(service, self._last), found.get(None, self._last)) for found in (self._opens, self._denies)
         )
         return f"rule {denies + 1}" if denies < opens else None
 
 
+class _Numbered:
+    """Some rules of a policy.
+
+    :ivar positions: where they stand in it.
+    """
+
+    def __init__(self, numbered: Sequence[tuple[int, Rule]]) -> None:
+        self.rules = Rules(rule for _, rule in numbered)
+        self.positions = [at for at, _ in numbered]
+
+
+def _for_all(rule: Rule) -> Rule:
+    return dataclasses.replace(rule, conditions=()) if rule.conditions else rule
+
+
 def _may_speak_of(rule: Rule, service: str | None) -> bool:
-    return rule.service is None or service is None or is_within_glob(service, rule.service)
+    if rule.service is None or service is None or rule.service == service:
+        return True
+    return rule.is_glob and is_within_glob(service, rule.service)
 
 
 def _takes_all(rule: Rule, service: str | None) -> bool:

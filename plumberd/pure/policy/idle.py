@@ -59,7 +59,7 @@ def why_idle(rule: Rule, around: Surroundings) -> str:
     if rule.direction is Direction.IN and around.listens:
         if peer.scheme is not None and peer.scheme not in around.listens:
             return f"can match nobody: nothing here listens for {peer.scheme}"
-        if around.services is not None and not _speaks_of_some(rule.service, around.services):
+        if around.services is not None and not _speaks_of_some(rule, around.services):
             return "can match nobody: a service that is not published cannot be asked for without --tcpd"
     return _why_nobody(rule, around)
 
@@ -82,8 +82,11 @@ def _why_nobody(rule: Rule, around: Surroundings) -> str:
     return ""
 
 
-def _speaks_of_some(pattern: str | None, services: Iterable[str]) -> bool:
-    return pattern is None or any(is_within_glob(service, pattern) for service in services)
+def _speaks_of_some(rule: Rule, services: Collection[str]) -> bool:
+    pattern = rule.service
+    if pattern is None or not rule.is_glob:
+        return pattern is None or pattern in services
+    return any(is_within_glob(service, pattern) for service in services)
 
 
 def _two_at_once(conditions: Iterable[Condition]) -> tuple[Condition, Condition] | None:
