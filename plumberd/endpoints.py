@@ -2,12 +2,15 @@
 
     clientFromString(reactor, "ipc:pong").connect(factory)     # ask the broker for pong
     serverFromString(reactor, "ipc:pong").listen(factory)      # be pong
+    serverFromString(reactor, "ipc:pong:registered=yes")       # be pong, and listen on nothing
 
 The client's whole string is ``ipc:SERVICE[:routes=…][:rundir=…][:timeout=SECONDS]``,
 and what is left out is as in :func:`plumberd.client.connect`. The server's is
 ``ipc:SERVICE[:rundir=…]``; its run directory is by default the one that a broker
-of the same user and environment would serve. A colon within a value is written
-``\\:`` (:func:`twisted.internet.endpoints.quoteStringArgument` does it).
+of the same user and environment would serve. With ``registered=yes`` it claims the
+service from a running broker instead, as :mod:`plumberd.claimed` tells. A colon
+within a value is written ``\\:`` (:func:`twisted.internet.endpoints.quoteStringArgument`
+does it).
 
 twisted/plugins/plumberd_plugin.py tells Twisted of :class:`IpcParser`. No reactor
 is imported here: the plugin is loaded before one is chosen.
@@ -21,7 +24,6 @@ import math
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from twisted.internet import error
@@ -45,6 +47,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from plumberd import client
+from plumberd.claimed import ClaimedServerEndpoint
 from plumberd.effects import kernel
 from plumberd.effects.accept import Acceptor
 from plumberd.effects.poll import Poll
@@ -52,9 +55,9 @@ from plumberd.effects.rundir import BoundSocket, RunDirError, bind_socket, check
 from plumberd.pure.names import check_service
 from plumberd.pure.places import broker_rundir
 from plumberd.pure.refusals import Refused
+from plumberd.transports import ServiceAddress, adopt
 
 # Twisted's errors carry no types.
-_NotConnected: Callable[[int | None, str], Exception] = error.ConnectError
 _TimedOut: Callable[..., Exception] = error.TimeoutError
 _Cancelled: Callable[[IAddress], Exception] = error.ConnectingCancelledError
 _CannotListen: Callable[[None, str, Exception], Exception] = error.CannotListenError
@@ -86,14 +89,6 @@ class LookupRefused(LookupFailed):
         super().__init__(None, f"{word}: {reason}")
         self.word = word
         self.reason = reason
-
-
-@implementer(IAddress)
-@dataclass(frozen=True)
-class ServiceAddress:
-    """What a client endpoint leads to."""
-
-    service: str
 
 
 @implementer(IStreamClientEndpoint)
@@ -134,12 +129,12 @@ class IpcClientEndpoint:
         return looking
 
     async def _look_up(self) -> socket.socket:
-        request = client.encode_request(client.lookup_request(self._service, self._routes, None))
-        search = client.Search(self._rundir)
-        while (broker := search.attempt()) is None:
-            await deferLater(self._reactor, search.pause_seconds)
-        asking = _Asking(request)
-        _adopt(self._reactor, broker, Factory.forProtocol(lambda: asking))
+        way = client.Asking(client.lookup_request(self._service, self._routes, None), self._rundir)
+        while (found := way.attempt()) is None:
+            await deferLater(self._reactor, way.pause_seconds)
+        broker, data = found
+        asking = _Asking(data)
+        adopt(self._reactor, broker, Factory.forProtocol(lambda: asking))
         return await asking.answered
 
     def _timed_out(self, result: object, seconds: float) -> None:
@@ -156,7 +151,7 @@ class IpcClientEndpoint:
         return failure
 
     def _speak(self, sock: socket.socket, factory: IProtocolFactory) -> IProtocol:
-        protocol = _adopt(self._reactor, sock, factory)
+        protocol = adopt(self._reactor, sock, factory)
         if protocol is None:
             raise error.NoProtocol()
         return protocol
@@ -164,15 +159,15 @@ class IpcClientEndpoint:
 
 @implementer(IFileDescriptorReceiver)
 class _Asking(Protocol):
-    """Sends one request on the broker's native socket; owns the descriptor until :attr:`answered` fires.
+    """Sends what there is to send, reads the answer, and owns the descriptor until :attr:`answered` fires.
 
     That is when this connection has been closed: with the blocking socket, which is its
     receiver's from then on, or with a :class:`plumberd.client.Error`.
     """
 
-    def __init__(self, request: bytes) -> None:
+    def __init__(self, data: bytes) -> None:
         self.answered: Deferred[socket.socket] = Deferred(self._cancel)
-        self._request = request
+        self._data = data
         self._answer = client.Answer()
         self._error: client.Error | None = None
         self._cancelled = False
@@ -183,7 +178,7 @@ class _Asking(Protocol):
 
     def connectionMade(self) -> None:
         """See :class:`twisted.internet.protocol.BaseProtocol`."""
-        self._wire.write(self._request)
+        self._wire.write(self._data)
 
     def fileDescriptorReceived(self, descriptor: int) -> None:
         """See :class:`twisted.internet.interfaces.IFileDescriptorReceiver`."""
@@ -305,7 +300,7 @@ class ServicePort:
         return bound
 
     def _accepted(self, sock: socket.socket) -> None:
-        _adopt(self._reactor, sock, self._factory)
+        adopt(self._reactor, sock, self._factory)
 
     def _close(self) -> None:
         opened, self._open = self._open, None
@@ -327,54 +322,6 @@ def _refuse_if_served(path: str) -> None:
             raise OSError(errno.EADDRINUSE, "somebody listens there already")
 
 
-class _Once(Factory):
-    """Builds the protocol of one connection, and keeps it, or what went wrong, for its maker.
-
-    (An exception within the reactor would leave its duplicate of the socket to the garbage collector.)
-    """
-
-    noisy = False
-
-    def __init__(self, factory: IProtocolFactory) -> None:
-        self._factory = factory
-        self.built: IProtocol | None = None
-        self.error: Exception | None = None
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        """See :class:`twisted.internet.protocol.Factory`."""
-        try:
-            # An adopted socket may have no address, which Twisted passes on as None, whatever its interface says.
-            self.built = self._factory.buildProtocol(addr)  # type: ignore[arg-type]
-        except Exception as e:
-            self.error = e
-        return self.built
-
-
-def _adopt(reactor: Any, sock: socket.socket, factory: IProtocolFactory) -> IProtocol | None:
-    """Give a connected socket to the reactor, with a protocol of *factory*'s; *sock* is closed in any case.
-
-    :returns: the protocol, or ``None`` where the factory did not want to build one.
-    :raises ConnectError: the far side has reset it, or there is no descriptor left.
-    :raises Exception: what the factory or its protocol raises; the connection is closed.
-    """
-    once = _Once(factory)
-    with sock:
-        try:
-            sock.setblocking(False)
-            sock.getpeername()  # here rather than in the reactor, which would leave its duplicate to the collector
-            reactor.adoptStreamConnection(sock.fileno(), sock.family, once)
-        except Exception as e:
-            transport = getattr(once.built, "transport", None)
-            if transport is not None:  # the protocol's own: connectionMade failed
-                transport.abortConnection()
-            elif isinstance(e, OSError):
-                raise _NotConnected(e.errno, e.strerror or str(e)) from None
-            raise
-    if once.error is not None:
-        raise once.error
-    return once.built
-
-
 @implementer(IPlugin, IStreamClientEndpointStringParserWithReactor, IStreamServerEndpointStringParser)
 class IpcParser:
     """Parses both kinds of strings for :mod:`twisted.internet.endpoints`."""
@@ -390,9 +337,9 @@ class IpcParser:
         return _client(reactor, *args, **kwargs)
 
     def parseStreamServer(self, reactor: Any, *args: Any, **kwargs: Any) -> IStreamServerEndpoint:
-        """Return an :class:`IpcServerEndpoint`.
+        """Return an :class:`IpcServerEndpoint`, or with ``registered=yes`` a ClaimedServerEndpoint.
 
-        :raises ValueError: for a name that no service may have.
+        :raises ValueError: for a name that no service may have, or for another word than yes or no.
         :raises TypeError: for a word too few or too many.
         """
         return _server(reactor, *args, **kwargs)
@@ -405,8 +352,10 @@ def _client(
     return IpcClientEndpoint(reactor, service, routes, rundir, seconds)
 
 
-def _server(reactor: Any, service: str, *, rundir: str | None = None) -> IpcServerEndpoint:
-    return IpcServerEndpoint(reactor, service, rundir)
+def _server(reactor: Any, service: str, *, rundir: str | None = None, registered: str = "no") -> IStreamServerEndpoint:
+    if registered not in ("yes", "no"):
+        raise ValueError(f"registered={registered!r}: wanted yes or no")
+    return (ClaimedServerEndpoint if registered == "yes" else IpcServerEndpoint)(reactor, service, rundir)
 
 
 def _seconds(text: str) -> float:

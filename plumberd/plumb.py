@@ -15,6 +15,9 @@ from typing import Any
 from plumberd import client, pump
 from plumberd.commands.output import ERROR, OK, REFUSED, complain
 
+MOST_PROCESSES = 100_000
+"""More than any system runs; beyond it a number is a slip."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
@@ -36,14 +39,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+class CommandParser(argparse.ArgumentParser):
+    """The parser of one command. Some take another program's words behind ``--``, which nobody looks at."""
+
+    takes_program = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """See :meth:`argparse.ArgumentParser.parse_known_args`."""
+        if not self.takes_program:
+            return super().parse_known_args(args, namespace)
+        words = [*args]
+        at = words.index("--") if "--" in words else len(words)
+        if not words[at + 1 :] and "-h" not in words and "--help" not in words:
+            self.error("wanted a program behind --: -- CMD [ARG…]")
+        found, unknown = super().parse_known_args(words[:at], namespace)
+        found.command = words[at + 1 :]
+        return found, unknown
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     whole = argparse.ArgumentParser(prog="plumb", description="Connect to services through the local plumberd.")
     whole.add_argument(
         "--rundir", metavar="DIR", help="the broker's run directory [default: the first with a live one]"
     )
-    commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=CommandParser)
     _add_connect(commands)
+    _add_exec(commands)
+    _add_fdpass(commands)
+    _add_serve(commands)
+    _add_restrict(commands)
+    _add_sandbox(commands)
+    _add_ss(commands)
+    _add_kill(commands)
     _add_explain(commands)
     _add_why(commands)
     _add_status(commands)
@@ -78,13 +106,81 @@ def _add(commands: Any, name: str, words: str, run: Any) -> argparse.ArgumentPar
     return command
 
 
+def _add_program(commands: Any, name: str, words: str, run: Any) -> argparse.ArgumentParser:
+    """Add a command that takes another program's words behind its own."""
+    command = _add(commands, name, words, run)
+    assert isinstance(command, CommandParser)
+    command.takes_program = True
+    command.epilog = "Behind it stands -- CMD [ARG…], the program and its arguments."
+    return command
+
+
 def _add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="for programs")
 
 
 def _add_connect(commands: Any) -> None:
-    command = _add(commands, "connect", "connect standard input and output to a service", _connect)
+    _add_target(_add(commands, "connect", "connect standard input and output to a service", _connect))
+
+
+def _add_target(command: argparse.ArgumentParser) -> None:
     command.add_argument("target", metavar="SERVICE|URI", help="pong, or tcp://host:port[/service]")
+
+
+def _add_exec(commands: Any) -> None:
+    words = "run a program that has a connection on its descriptors 6 and 7"
+    command = _add_program(commands, "exec", words, _late("exec"))
+    _add_target(command)
+    command.add_argument("--stdio", action="store_true", help="on its standard input and output instead")
+
+
+def _add_fdpass(commands: Any) -> None:
+    words = "send a connection over the UNIX socket that is standard output, for ssh's ProxyUseFdpass"
+    _add_target(_add(commands, "fdpass", words, _late("fdpass")))
+
+
+def _add_serve(commands: Any) -> None:
+    words = "be a service: run a program for each connection, as inetd does"
+    command = _add_program(commands, "serve", words, _late("serve"))
+    command.add_argument("service", metavar="SERVICE", help="its name; a rule has to allow serve")
+    command.add_argument(
+        "--max", type=_count, default=40, metavar="N", help="how many at once; others wait [default: 40]"
+    )
+
+
+def _add_restrict(commands: Any) -> None:
+    words = "run a program that inherits a control socket for these services alone"
+    command = _add_program(commands, "restrict", words, _late("restrict"))
+    command.add_argument("services", metavar="SERVICE", nargs="+", help="what it may look up")
+
+
+def _add_sandbox(commands: Any) -> None:
+    words = "run a program in a cage without network"
+    command = _add_program(commands, "sandbox", words, _late("sandbox"))
+    for option, metavar, text in (
+        ("--services", "A,B", "what it may look up; without it there is no control socket"),
+        ("--setenv", "NAME[=VALUE]", "a variable for its environment, which has few; may be repeated"),
+        ("--read", "PATH", "show a file or directory, to be read; may be repeated"),
+        ("--write", "PATH", "show it, to be read and written; may be repeated"),
+    ):
+        command.add_argument(option, metavar=metavar, action="append", default=[], help=text)
+
+
+def _add_ss(commands: Any) -> None:
+    command = _add(commands, "ss", "list handed-over connections that still live", _late("ss"))
+    command.add_argument("service", metavar="SERVICE", nargs="?", help="of this one alone")
+    _add_json(command)
+
+
+def _add_kill(commands: Any) -> None:
+    command = _add(commands, "kill", "end handed-over connections", _late("ss", "run_kill"))
+    command.add_argument("connections", metavar="ID", nargs="+", help="as plumb ss tells it")
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) <= MOST_PROCESSES):
+        raise argparse.ArgumentTypeError(f"wanted a number from 1 to {MOST_PROCESSES}, found {text!r}")
+    return int(text)
 
 
 def _add_explain(commands: Any) -> None:

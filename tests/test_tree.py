@@ -34,10 +34,23 @@ NOT_PURE = frozenset(
 )
 """What has effects, a clock or an environment: places gets the environment, and does not read it."""
 
-TWISTED = ("plumberd.effects", "plumberd.wiring", "plumberd.endpoints")
-"""Who may import Twisted; endpoints is for programs that are written with it."""
+TWISTED = ("plumberd.effects", "plumberd.wiring", "plumberd.claimed", "plumberd.endpoints", "plumberd.transports")
+"""Who may import Twisted; the others are for programs that are written with it."""
 
-ALONE = ("plumberd.aio", "plumberd.client", "plumberd.commands", "plumberd.framing", "plumberd.plumb", "plumberd.pump")
+ALONE = (
+    "plumberd.aio",
+    "plumberd.aio_server",
+    "plumberd.answer",
+    "plumberd.claim",
+    "plumberd.client",
+    "plumberd.commands",
+    "plumberd.framing",
+    "plumberd.inherited",
+    "plumberd.plumb",
+    "plumberd.pump",
+    "plumberd.search",
+    "plumberd.serving",
+)
 """For programs that have nothing but the standard library."""
 
 OFFLINE = "plumberd.commands.offline"
