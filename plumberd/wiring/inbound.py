@@ -84,6 +84,7 @@ class Inbound:
         self._key = ""
         self._account = ""
         """Whose relay it is; behind a proxy not the one whose handshake it was."""
+        self._has_place = False
         self._service = ""
         self.mode = Mode.RELAYED
         self._verdict: Verdict | None = None
@@ -203,9 +204,17 @@ class Inbound:
         approach.start()
 
     def _about_to(self, approach: Approach, go_on: Callable[[], None]) -> None:
-        """Refuse what would come back here at once; loops through others end at the limits."""
+        """Refuse what would come back here at once, and whom there is no room to carry.
+
+        That room is asked for before the dial: loops through other machines end there, and would go round
+        for ever if each caller that is refused had dialled already.
+        """
         assert approach.to is not None and approach.verdict is not None
         check_leads_away(self.core, self._service, approach.to, approach.verdict.addresses)
+        if not self._has_place:
+            self._account = account_of(self.who)
+            self.core.begin_relay(self._account)
+            self._has_place = True
         go_on()
 
     def _reached(self, result: Reached | Refused, first_read: bytes) -> None:
@@ -217,13 +226,7 @@ class Inbound:
             guard(self.refuse, self._decide, first_read)
             return
         self._address = result.address
-        self._account = account_of(self.who)
-        try:
-            self.core.begin_relay(self._account)
-        except Refused as e:
-            result.sock.close()
-            self.refuse(e)
-            return
+        self._has_place = False  # it is the relay's from now on
         self.note("granted", "")
         self.leave()
         self.carry(result.sock)
@@ -248,6 +251,7 @@ class Inbound:
         self.core.connect_deadline.cancel(self)
         if self._approach is not None:
             self._approach.cancel()
+        self._give_place_back()
         self._refused = refused.word
         if not self.callers.refusals.is_set(self):
             self.tell(refusal(refused.word))
@@ -286,7 +290,13 @@ class Inbound:
         self.core.census.withdraw(self)
         if self._approach is not None:
             self._approach.cancel()
+        self._give_place_back()
         self.callers.handshakes.leave(self._key)
+
+    def _give_place_back(self) -> None:
+        if self._has_place:
+            self._has_place = False
+            self.core.relay_places.leave(self._account)
 
 
 def account_of(who: RemoteWho) -> str:
