@@ -69,7 +69,7 @@ def rule(text: str) -> Rule:
     return dataclasses.replace(parsed, conditions=bound)
 
 
-def sample_about(asked: Rule, seed: int, count: int = 300) -> list[Question]:
+def sample_about(asked: Rule, seed: int, count: int = 150) -> list[Question]:
     """Return questions of the rule's direction, mostly such as it speaks of, by everybody; the same for a *seed*."""
     choose = random.Random(seed).choice
     way, peer = asked.direction, asked.peer
