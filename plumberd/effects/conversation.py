@@ -139,13 +139,15 @@ class Conversation:
         """Stay open while nothing is asked, and call *idle* whenever something may be pushed."""
         self._idle = idle
 
-    def push(self, send: Send, fd: int) -> None:
+    def push(self, send: Send, fd: int, done: Done) -> None:
         """Send what nobody asked for, while :attr:`is_resting`. *fd* is closed here, once, sent or not.
 
         A client that does not take it in time is one that has gone.
+
+        :param done: told whether the client has taken it.
         """
         self._fd = fd
-        self._send((send,), False, None)
+        self._send((send,), False, done)
 
     def close(self) -> None:
         """End the connection, drop what was not sent, tell whom it concerns. Idempotent."""

@@ -171,7 +171,8 @@ class Approach:
         if attempt != self._attempt:
             return
         assert self.verdict is not None
-        reach = Reach(self._core, self.target, self.verdict.addresses, self._traveller, self._reached, self._mark)
+        addresses, rule = self.verdict.addresses, self.verdict.rule
+        reach = Reach(self._core, self.target, addresses, self._traveller, self._reached, self._mark, rule)
         self._step = reach
         try:
             reach.start()

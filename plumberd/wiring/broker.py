@@ -7,6 +7,7 @@ import functools
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from twisted.logger import Logger
 
@@ -34,6 +35,14 @@ FORGOTTEN_SECONDS = 600.0
 """A descriptor that lies unread in a live client's queue stays on its user's account so long."""
 
 
+class _Sends(Protocol):
+    """Who waits for room to send a descriptor: a lookup, or a claim."""
+
+    @property
+    def uid(self) -> int: ...
+    def send(self) -> None: ...
+
+
 class Broker:
     """Owns the listening sockets of the run directory."""
 
@@ -42,8 +51,8 @@ class Broker:
     def __init__(self, core: Core, tcpd: Tcpd) -> None:
         self._core = core
         self.lookups: FairQueue[int, Lookup] = FairQueue(1, 1, 1)
-        self.unread: FairQueue[int, Lookup] = FairQueue(1, 1, 2**31)
-        self._have_room: deque[Lookup] = deque()
+        self.unread: FairQueue[int, _Sends] = FairQueue(1, 1, 2**31)
+        self._have_room: deque[_Sends] = deque()
         self._is_sending = False
         self._take_limits()
         self._operations = Operations(core, self, tcpd)
@@ -224,12 +233,12 @@ class Broker:
         lookup.admitted = True  # from now on the place is its own, to be given back
         return lookup.start
 
-    def taken(self, lookup: Lookup, *, forgotten: bool) -> None:
-        """See :class:`plumberd.wiring.lookup.Places`."""
+    def taken(self, sender: _Sends, *, forgotten: bool) -> None:
+        """See :class:`plumberd.wiring.lookup.Places` and :class:`plumberd.wiring.registrations.Places`."""
         if forgotten:
-            self._forgotten.set(lookup, lambda: self._make_room(lookup.uid))
+            self._forgotten.set(sender, lambda: self._make_room(sender.uid))
         else:
-            self._make_room(lookup.uid)
+            self._make_room(sender.uid)
 
     def _make_room(self, uid: int) -> None:
         following = self.unread.leave(uid)

@@ -103,7 +103,7 @@ class Core:
 
     def __post_init__(self) -> None:
         self.relay_places = FairQueue(1, 1, 0)
-        self.registrations = Registrations(self.services)
+        self.registrations = Registrations(self.services, self.descriptors // 4)
         self.reconfigure(self.settings)
         self._begin_audit_only()
 

@@ -22,7 +22,7 @@ from plumberd.pure.pairs import Pairs
 from plumberd.pure.policy.decide import Question, Verdict
 from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.peer import Destination
-from plumberd.pure.policy.route import find_way
+from plumberd.pure.policy.route import Way, find_way
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import IPAddress
 from plumberd.pure.who import RemoteWho
@@ -178,30 +178,37 @@ class Inbound:
     # -- the steps
 
     def _decide(self, first_read: bytes) -> None:
-        self._generation = self.core.generation
         self._approach = None
         self._service = name = called(first_read)
-        address, subject = self.who.address, self.who.subject
-        to = Destination(self.who.scheme, None, None if address is None else (address,), None)
-        self._verdict = verdict = self.core.decide(Question(Direction.IN, name, to, subject))
-        if not verdict.granted:
-            raise Refused(Refusal.DENIED, verdict.reason)
-        way = find_way(name, _NO_PAIRS, self.core.settings.routes, subject, for_caller=True)
+        way = self._judge()
         registration = self.core.registrations.find(way.local_service)
         if registration is not None and self.offer(registration):
             return
-        account = account_of(self.who)
+        traveller = Traveller(account_of(self.who), caller=self.who, rule=self.rule)
         self._approach = approach = Approach(
             self.core,
             name,
             way,
-            subject,
-            Traveller(account),
+            self.who.subject,
+            traveller,
             lambda result: self._reached(result, first_read),
             about_to=self._about_to,
             mark=self._mark,
         )
         approach.start()
+
+    def _judge(self) -> Way:
+        """Ask the rules in force about the service that was named; return where its name leads.
+
+        :raises Refused: what they refuse.
+        """
+        self._generation = self.core.generation
+        name, address, subject = self._service, self.who.address, self.who.subject
+        to = Destination(self.who.scheme, None, None if address is None else (address,), None)
+        self._verdict = verdict = self.core.decide(Question(Direction.IN, name, to, subject))
+        if not verdict.granted:
+            raise Refused(Refusal.DENIED, verdict.reason)
+        return find_way(name, _NO_PAIRS, self.core.settings.routes, subject, for_caller=True)
 
     def _about_to(self, approach: Approach, go_on: Callable[[], None]) -> None:
         """Refuse what would come back here at once, and whom there is no room to carry.
@@ -265,13 +272,15 @@ class Inbound:
         self.drop()
 
     def _dial_too_slow(self) -> None:
-        if self._approach is not None and self._refused is None:
-            self._approach.cancel()
-            where = self._approach.to or "the local service"
-            seconds = self.core.connect_deadline.seconds
-            self.refuse(
-                Refused(Refusal.TIMEOUT, f"not done within connect_seconds={seconds:g}: {where} did not answer")
-            )
+        if self._refused is not None:
+            return
+        word, limits = Refusal.TIMEOUT, self.core.settings.limits
+        where = f"{(self._approach.to if self._approach else None) or 'the local service'} did not answer"
+        if self.core.census.is_waiting(self):
+            word = Refusal.BUSY
+            where = f"handed_over_per_uid={limits.handed_over_per_uid}, handed_over={limits.handed_over}: so many live"
+        seconds = self.core.connect_deadline.seconds
+        self.refuse(Refused(word, f"not done within connect_seconds={seconds:g}: {where}"))
 
     def leave(self) -> None:
         """Give everything back that is held while a caller is being let in."""

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any
 
 from plumberd.effects.poll import ERR, HUP
 from plumberd.effects.pumps import make_pumps
 from plumberd.effects.relay import Relay
 from plumberd.pure.handshake import GRANTED, NAME_READ_BYTES
-from plumberd.pure.modes import COUNTED, Mode, choose_mode
+from plumberd.pure.modes import COUNTED, Mode, choose_local_mode, choose_mode
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.who import RemoteWho
 from plumberd.wiring.approach import guard
 from plumberd.wiring.delivery import Handing, prepare
 from plumberd.wiring.inbound import HOLD_SECONDS, Callers, Inbound, account_of
-from plumberd.wiring.registrations import WAITING, Offer, Registration
+from plumberd.wiring.registrations import Offer, Registration, told_of
 
 
 class RawInbound(Inbound):
@@ -63,30 +62,38 @@ class RawInbound(Inbound):
 
     def offer(self, registration: Registration) -> bool:
         """See :meth:`Inbound.offer`."""
-        if not registration.has_room:
-            raise Refused(Refusal.BUSY, f"{WAITING} connections wait for {registration.service} already")
-        who = registration.who
+        registration.check_room()
+        core, who = self.core, registration.who_now(self.core.inspector)
+        wish = core.settings.handover
         if self._sock.family == socket.AF_UNIX:
-            self.mode = Mode.LOCAL
+            self.mode = choose_local_mode(wish, same_kind=True, packets=False)
         else:
-            self.mode = choose_mode(self.core.settings.handover, who, self.core.powers)
+            self.mode = choose_mode(wish, who, core.powers)
         self._registration = registration
-        if self.mode not in COUNTED or self.core.census.admit(self, who.uid, self._counted):
+        if self.mode not in COUNTED or core.census.admit(self, who.uid, self._counted):
             self._grant()
         return True
 
     def _counted(self, refused: Refused | None) -> None:
         if refused is not None:
             self.refuse(refused)
+        elif self._generation != self.core.generation:
+            self.core.census.withdraw(self)
+            guard(self.refuse, self._decide, self._service.encode())
         else:
             guard(self.refuse, self._grant)
 
     def _grant(self) -> None:
         """Say ok; hand over when the caller has spoken, or has had time to take the ok alone."""
+        self.core.connect_deadline.cancel(self)
         if self.published is not None:
             self._hand_over()
             return
-        self._sock.send(GRANTED)
+        try:
+            self._sock.send(GRANTED)
+        except OSError:
+            self._gone()
+            return
         self.callers.holding.set(self, lambda: guard(self._failed, self._hand_over))
 
     def _hand_over(self) -> None:
@@ -94,9 +101,14 @@ class RawInbound(Inbound):
         self.callers.holding.cancel(self)
         registration, sock = self._registration, self._sock
         assert registration is not None
-        who, core = registration.who, self.core
-        if not registration.has_room:
-            raise Refused(Refusal.BUSY, f"who has claimed {registration.service} does not take its connections")
+        core = self.core
+        if (
+            self._generation != core.generation
+            and core.registrations.find(self._judge().local_service) is not registration
+        ):
+            raise Refused(Refusal.DENIED, "the configuration has changed meanwhile")
+        registration.check_room()
+        who = registration.who
         core.poll.forget(sock.fileno())
         if self.mode is Mode.LOCKED and core.powers.give and who.uid != core.powers.uid:
             os.fchown(sock.fileno(), who.uid, who.gid)  # its new owner can listen on nothing that is ours
@@ -117,6 +129,12 @@ class RawInbound(Inbound):
     def _failed(self, refused: Refused) -> None:
         """It has been told ok already: all that is left is to hang up."""
         self.note(refused.word.value, refused.reason)
+        self.drop()
+
+    def _gone(self) -> None:
+        """The caller has hung up before it was let in."""
+        if self._refused is None:
+            self.note("gone", "hung up before it was let in")
         self.drop()
 
     def tell(self, data: bytes) -> None:
@@ -152,7 +170,7 @@ class RawInbound(Inbound):
                 return
             self.named(data)
         elif events & ERR or events & HUP:
-            self.drop()
+            self._gone()
         elif self.callers.holding.is_set(self):
             guard(self._failed, self._hand_over)
         elif self.callers.lingering.is_set(self):
@@ -173,13 +191,3 @@ class RawInbound(Inbound):
     def _carried(self, relay: Relay) -> None:
         self.core.end_relay(self._account, relay)
         self.note("ended", relay.ending, relay.up, relay.down)
-
-
-def told_of(who: RemoteWho, rule: str) -> dict[str, Any]:
-    """Return what a service is told of a caller."""
-    address = None if who.address is None else str(who.address)
-    return {
-        "peer": {"scheme": who.scheme, "address": address, "port": who.port},
-        "identities": sorted(who.identities),
-        "rule": rule,
-    }

@@ -76,6 +76,9 @@ class Desk(Protocol):
     @property
     def connections_per_uid(self) -> int: ...
 
+    def taken(self, sender: Any, *, forgotten: bool) -> None:
+        """See :class:`plumberd.wiring.registrations.Places`."""
+
     def restrict(self, conversation: Conversation, permit: Permit) -> None:
         """Make a connection look up what *permit* says, and no more, for ever."""
 
@@ -213,6 +216,8 @@ class Operations:
         permit = restrict(who, services, pairs)
         if request.members.get("control"):
             self._desk.give_control(conversation, request, permit)
+        elif self._core.registrations.has_claims(conversation):
+            raise Refused(Refusal.NOT_POSSIBLE, "who has claimed a service is handed its connections: confine another")
         else:
             self._desk.restrict(conversation, permit)
             conversation.answer(answer(request.ident, {"ok": True, "services": sorted(services)}))
@@ -222,7 +227,7 @@ class Operations:
         verdict = self._may_serve(service, who)
         if not verdict.granted:
             raise Refused(Refusal.DENIED, verdict.reason)
-        self._core.registrations.claim(service, who, conversation)
+        self._core.registrations.claim(service, who, conversation, self._desk)
         conversation.answer(answer(request.ident, {"ok": True, "service": service, "rule": verdict.rule}))
 
     def _may_serve(self, service: str, who: LocalWho) -> Verdict:

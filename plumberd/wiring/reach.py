@@ -15,14 +15,15 @@ from plumberd.effects.call import SchemeCall, TcpCall
 from plumberd.effects.dial_tcp import Owner, TcpDial
 from plumberd.effects.dial_unix import UnixDial
 from plumberd.effects.endpoint_relay import Half
+from plumberd.pure.modes import Mode
 from plumberd.pure.policy.peer import Destination
 from plumberd.pure.policy.route import Endpoint
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import IPAddress, Uri
-from plumberd.pure.who import LocalWho
+from plumberd.pure.who import LocalWho, RemoteWho
 from plumberd.wiring.core import Core
 from plumberd.wiring.endpoint_dial import EndpointDial
-from plumberd.wiring.registrations import WAITING, Registration, local_pair
+from plumberd.wiring.registrations import Offer, Registration, told_of
 
 SERVED = ("tcp", "unix")
 """The schemes that something here carries; others are ``not-possible``."""
@@ -37,6 +38,8 @@ class Traveller:
     :ivar owner: whom a TCP socket is given to before it connects.
     :ivar packets: whether packets are wanted, rather than a stream.
     :ivar ended: told when the relay of an endpoint, which began with its connection, is over.
+    :ivar caller: the remote caller, where it is one.
+    :ivar rule: what has let that in.
     """
 
     account: str
@@ -44,6 +47,8 @@ class Traveller:
     owner: Owner | None = None
     packets: bool = False
     ended: Callable[[Half, int, int], None] | None = None
+    caller: RemoteWho | None = None
+    rule: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,14 +110,20 @@ class Reach:
         traveller: Traveller,
         done: Callable[[Reached | Refused], None],
         mark: Callable[[str], None],
+        rule: str = "",
     ) -> None:
-        """*mark* is told the name of each step that is over, for the log."""
+        """Prepare.
+
+        :param mark: told the name of each step that is over, for the log.
+        :param rule: what lets it through, for a service that is told.
+        """
         self._core = core
         self._target = target
         self._addresses = addresses
         self._traveller = traveller
         self._done = done
         self._mark = mark
+        self._rule = rule
         self._step: _Step | None = None
         self._sock: socket.socket | None = None
         self._address: IPAddress | None = None
@@ -160,14 +171,14 @@ class Reach:
         :raises Refused: ``busy`` where it does not take its connections, ``not-possible`` where it
             cannot be made as the client.
         """
-        if not registration.has_room:
-            most = f"{WAITING} connections wait for {registration.service} already"
-            raise Refused(Refusal.BUSY, f"{most}: it does not take them")
-        who = self._traveller.who
-        actas = self._core.services.actas
-        make = socket.socketpair if who is None else lambda: actas.call(who, socket.socketpair)
-        ours, offer = local_pair(make, who)
-        registration.offer(offer)
+        registration.check_room()
+        traveller = self._traveller
+        who, actas = traveller.who, self._core.services.actas
+        ours, theirs = socket.socketpair() if who is None else actas.call(who, socket.socketpair)
+        ours.setblocking(False)
+        mode = Mode.RELAYED if who is None else Mode.LOCAL
+        told = told_of(who or traveller.caller, traveller.rule or self._rule)
+        registration.offer(Offer(theirs, mode.value, told))
         self._mark("connect")
         self._done(Reached(ours))
 
