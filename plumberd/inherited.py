@@ -20,6 +20,7 @@ _FD = struct.Struct("i")
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ECONNREFUSED)
 _AGAIN = (errno.EAGAIN, errno.ETOOMANYREFS)
 """Its queue is full; or too many descriptors of this user are under way."""
+_KIND = [socket.AF_UNIX, socket.SOCK_SEQPACKET]
 _CLOSED = "who started this program has closed it, or did not pass it on (Python's subprocess wants pass_fds)"
 
 
@@ -64,18 +65,13 @@ def borrow(value: str) -> socket.socket:
     """
     if not (value.isascii() and value.isdecimal() and len(value) <= 7):
         raise Error(errno.EBADF, f"{VARIABLE}={value}: wanted the number of a descriptor")
-    fd = int(value)
     try:
-        os.fstat(fd)
-    except OSError:
-        raise Error(errno.EBADF, f"{VARIABLE}={value}: there is no such descriptor; {_CLOSED}") from None
-    # With everything given, Python looks at nothing and changes nothing.
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK, 0, fileno=fd)
-    try:
-        found = [sock.getsockopt(socket.SOL_SOCKET, option) for option in (socket.SO_DOMAIN, socket.SO_TYPE)]
-    except OSError:
-        found = []
-    if found != [socket.AF_UNIX, socket.SOCK_SEQPACKET]:
+        # With family and type given, Python leaves the description as it is.
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK, 0, fileno=int(value))
+    except OSError as e:
+        found = "there is no such descriptor" if e.errno == errno.EBADF else "that is no control socket"
+        raise Error(e.errno, f"{VARIABLE}={value}: {found}; {_CLOSED}") from None
+    if [sock.getsockopt(socket.SOL_SOCKET, option) for option in (socket.SO_DOMAIN, socket.SO_TYPE)] != _KIND:
         sock.detach()
         raise Error(errno.ENOTSOCK, f"{VARIABLE}={value}: that is no control socket; {_CLOSED}")
     return sock

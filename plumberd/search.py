@@ -138,7 +138,7 @@ def check_directory(directory: str) -> None:
 
 
 def _pause_seconds(attempts: int) -> float:
-    return PAUSES_SECONDS[min(attempts, len(PAUSES_SECONDS)) - 1]
+    return PAUSES_SECONDS[min(max(attempts, 1), len(PAUSES_SECONDS)) - 1]
 
 
 def _dial(path: str) -> socket.socket:
