@@ -72,6 +72,7 @@ class Defaults(SynchronousTestCase):
     def test_nothing_comes_in_and_an_unconfined_client_may_dial_out(self) -> None:
         self.assertEqual(dict(DEFAULTS), {IN: False, OUT: True})
         self.assertEqual(Policy().defaults, DEFAULTS)
+        self.assertIs(Policy().audit_only, False)
 
     @each(
         ("caller", caller("192.0.2.1"), False, "default in=deny"),
@@ -585,6 +586,12 @@ class Twice(SynchronousTestCase):
             self.assertEqual((both(first, second).granted, both(first, second).would), (True, "denied"))
             self.assertEqual(both(first, second).rule, "3")
 
+    def test_of_two_rules_that_let_it_through_the_first_is_named(self) -> None:
+        other = dataclasses.replace(self.YES, rule="3")
+        for would in ("", "denied"):
+            first, second = (dataclasses.replace(one, would=would) for one in (self.YES, other))
+            self.assertEqual((both(first, second).rule, both(second, first).rule), ("1", "3"))
+
     @each(
         ("one_name", None, ("pong",)),
         ("the_same_name", "pong", ("pong",)),
@@ -652,6 +659,14 @@ class TriedInTurn(SynchronousTestCase):
             policy("allow out any any", "allow out any tcp:127.0.0.1:80"), ask("tcp://127.0.0.1:80", who=CAGED)
         )
         self.assertEqual((first.match, first.why), (Match.NO, "it does not name a loopback address"))
+        self.assertIs(second.match, Match.YES)
+
+    def test_one_that_speaks_of_something_else_or_denies_needs_not_name_it(self) -> None:
+        first, second = tried(
+            policy("allow out audio any", "deny out any any", "allow out any any"),
+            ask("tcp://127.0.0.1:80", who=CAGED),
+        )
+        self.assertEqual((first.match, first.why), (Match.NO, "another service"))
         self.assertIs(second.match, Match.YES)
 
     def test_without_addresses_it_ends_where_they_would_decide(self) -> None:

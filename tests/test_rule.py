@@ -431,6 +431,14 @@ class Matches(SynchronousTestCase):
         wanted = (Match.YES, "") if found else (Match.NO, "somebody else")
         self.assertEqual(explain_match(rule, OUT, "x", A_1, Subject(uid=uid)), wanted)
 
+    def test_a_lookup_that_names_no_service_is_told_so(self) -> None:
+        for service, why in ((None, "the lookup names no service"), ("x", "another service")):
+            self.assertEqual(explain_match(parse_rule("deny out p* any"), OUT, service, A_1, ANYBODY), (Match.NO, why))
+
+    def test_where_nothing_fits_the_far_end_is_told_first(self) -> None:
+        rule = parse_rule("deny out any tcp:any:80 for uid:1")
+        self.assertEqual(explain_match(rule, OUT, "x", A_1, Subject(uid=2)), (Match.NO, "another port"))
+
     def test_somebody_else_waits_for_no_addresses(self) -> None:
         rule = parse_rule("deny out any tcp:192.0.2.7 for uid:1")
         self.assertIs(matches(rule, OUT, "x", A_1, Subject(uid=2)), Match.NO)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 from hypothesis import given
@@ -36,6 +37,8 @@ GROUPS = {"audio": 27, "nogroup": UNMAPPED}
 ALICE = Subject(Standing.LOCAL, 1000, frozenset((100, 27)), "/system.slice/ci.service")
 CAGED = Subject(Standing.CONFINED, 1000, frozenset((100,)), None)
 NOBODY = Subject(Standing.LOCAL, UNMAPPED, frozenset((UNMAPPED,)), "/")
+UNMAPPED_USER = Subject(Standing.LOCAL, UNMAPPED, frozenset((100,)))
+UNMAPPED_USER_OF_AUDIO = Subject(Standing.LOCAL, UNMAPPED, frozenset((27,)))
 UNMAPPED_GROUP = Subject(Standing.LOCAL, 1000, frozenset((100, UNMAPPED)))
 CALLER = Subject(
     Standing.REMOTE,
@@ -64,6 +67,8 @@ class Read(SynchronousTestCase):
         ("unit:ci@1.service", Condition("unit", "ci@1.service")),
         ("unit:a\\x2db.service", Condition("unit", "a\\x2db.service")),
         ("unit:a-b.slice", Condition("unit", "a-b.slice")),
+        ("unit:a--b.service", Condition("unit", "a--b.service")),
+        ("unit:/x/a--b.slice", Condition("unit", "/x/a--b.slice")),
         ("unit:/", Condition("unit", "/")),
         ("unit:/a/b:c.service", Condition("unit", "/a/b:c.service")),
         ("unit:/user.slice/user-1000.slice", Condition("unit", "/user.slice/user-1000.slice")),
@@ -122,6 +127,7 @@ class Read(SynchronousTestCase):
         ("cert:a..b", "cert:a..b: the host is neither a name nor an address"),
         ("cert:192.0.2.1", "wanted a DNS name, or *.NAME"),
         ("cert:[::1]", "wanted a DNS name, or *.NAME"),
+        ("cert:[fe80::a]", "wanted a DNS name, or *.NAME"),
         ("cert:*.192.0.2.1", "wanted a DNS name, or *.NAME"),
         ("cert:*", "neither a name nor an address"),
         ("cert:*.", "the host is missing"),
@@ -227,6 +233,8 @@ class Holding(SynchronousTestCase):
         ("uid:0", NOBODY, UNTOLD),
         ("group:audio", NOBODY, UNTOLD),
         ("group:audio", UNMAPPED_GROUP, UNTOLD),
+        ("group:audio", UNMAPPED_USER_OF_AUDIO, UNTOLD),
+        ("group:audio", UNMAPPED_USER, UNTOLD),
         ("user:alice", UNMAPPED_GROUP, YES),
         # callers
         ("cert:a.example", CALLER, YES),
@@ -262,6 +270,12 @@ class Holding(SynchronousTestCase):
         for word in ("user:alice", "uid:1000", "group:audio", "unit:ci.service"):
             (condition,) = bound(word)
             self.assertIs(condition.holds(Subject(Standing.REMOTE, words=frozenset((word,)))), NO)
+            whole = dataclasses.replace(ALICE, standing=Standing.REMOTE)
+            self.assertIs(condition.holds(whole), NO)
+
+    def test_the_names_that_a_certificate_proves_are_told_in_their_order(self) -> None:
+        self.assertEqual(CALLER.proved_names, ("a.example", "x.b.example"))
+        self.assertEqual(STRANGER.proved_names, ())
 
     def test_a_pre_shared_key_called_as_a_host_is_not_that_host(self) -> None:
         subject = Subject(Standing.REMOTE, words=frozenset(("psk:example.com", "login:example.com")))
@@ -351,6 +365,8 @@ class CgroupPaths(SynchronousTestCase):
         ("not_utf_8", b"0::/\xff\n", "/\udcff"),
         ("version_1_without_systemd", b"12:pids:/a\n3:cpu,cpuacct:/b\n", None),
         ("another_named_hierarchy", b"12:name=elogind:/a\n", None),
+        ("a_number_that_is_not_version_2_s", b"5::/a\n", None),
+        ("controllers_that_version_2_has_not", b"0:cpu:/a\n", None),
         ("nothing", b"", None),
         ("a_line_that_is_none", b"x\n0:\n::\n", None),
         ("outside_of_the_namespace", b"0::/../system.slice/ci.service\n", None),

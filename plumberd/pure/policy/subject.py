@@ -108,7 +108,7 @@ class Condition:
 
     def holds(self, subject: Subject) -> Holds:
         """Tell whether it holds for *subject*. No proof, no match."""
-        if self.is_local and subject.standing is Standing.REMOTE and subject.uid is None:
+        if self.is_local and subject.standing is Standing.REMOTE:
             return Holds.NO
         if str(self) in subject.words:
             return Holds.YES
