@@ -608,7 +608,9 @@ class DecidedAgain(GatewayTestCase):
             sock.sendall(b"okold")
             read_all(sock)
 
-        return self.serve_tcp(answer)
+        port = self.serve_tcp(answer)
+        self.addCleanup(self.say_ok.set)  # before its threads are waited for
+        return port
 
     async def call_meanwhile(self, gateway: PlumberdService) -> socket.socket:
         """Return a caller's socket whose way on waits for the far side."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import ipaddress
 import os
 import socket
 import ssl
@@ -10,13 +12,25 @@ import subprocess
 import threading
 from typing import Any
 
+from twisted.internet import defer
+
 from plumberd.pure.limits import Limits
 from plumberd.pure.modes import Mode
 from plumberd.pure.policy.route import Routes, parse_route
 from plumberd.pure.refusals import Refused
 from plumberd.wiring.service import PlumberdService
 from tests.running import RunningTestCase, leading
-from tests.support import dial, in_thread, native_ask, native_lookup, read_all, read_exactly, until
+from tests.support import (
+    dial,
+    in_thread,
+    native_ask,
+    native_frame,
+    native_lookup,
+    native_read,
+    read_all,
+    read_exactly,
+    until,
+)
 
 
 class Places(RunningTestCase):
@@ -242,6 +256,283 @@ class Local(RunningTestCase):
         secret.setblocking(False)
         with self.assertRaises(BlockingIOError):
             secret.accept()
+
+
+class DecidedAgain(RunningTestCase):
+    """A lookup that is under way when other rules or routes come into force: never the old place."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.asked: list[str] = []
+        self.go_on = threading.Event()
+        self.addCleanup(self.go_on.set)
+
+    def daemon(self, name: str) -> str:
+        """Run what says ok to a handshake when it is told to, and then its name; return the URI of a service."""
+
+        def answer(sock: socket.socket) -> None:
+            sock.recv(64)
+            self.asked.append(name)
+            self.go_on.wait(20)
+            sock.sendall(b"ok" + name.encode())
+            read_all(sock)
+
+        uri = f"tcp://127.0.0.1:{self.serve_tcp(answer)}/web"
+        self.addCleanup(self.go_on.set)  # before its threads are waited for
+        return uri
+
+    def run_with(self, target: str, *rules: str, **settings: Any) -> PlumberdService:
+        return self.run_broker(*rules, routes=self.leading_to(target), **settings)
+
+    def leading_to(self, target: str) -> Routes:
+        return Routes({}, leading(web=parse_route("web", target)))
+
+    def look_up(self, service: PlumberdService, name: str = "web") -> defer.Deferred[Any]:
+        """Begin a lookup; what comes is the answer and the first bytes on the connection."""
+
+        def one() -> tuple[dict[str, Any], bytes]:
+            answer, sock = native_lookup(service.settings.rundir, name)
+            if sock is None:
+                return answer, b""
+            with sock:
+                sock.settimeout(20)
+                return answer, sock.recv(16)
+
+        return in_thread(one)
+
+    # -- in the handshake
+
+    async def in_the_handshake(self) -> tuple[PlumberdService, defer.Deferred[Any]]:
+        service = self.run_with(self.daemon("old"))
+        looking_up = self.look_up(service)
+        await until(lambda: self.asked)
+        return service, looking_up
+
+    async def test_what_is_denied_by_now_is_refused(self) -> None:
+        service, looking_up = await self.in_the_handshake()
+        self.put_in_force(service, "deny out web any")
+        self.go_on.set()
+        answer, _ = await looking_up
+        self.assertEqual(answer["error"], "denied")
+        self.assertIn("rule 1 denies it", answer["reason"])
+        await self.wait_until_idle(service)
+        self.assertEqual([o.verdict for o in self.outcomes], ["denied"])
+
+    async def test_what_has_another_route_by_now_is_connected_there(self) -> None:
+        service, looking_up = await self.in_the_handshake()
+        self.put_in_force(service, routes=self.leading_to(self.daemon("new")))
+        self.go_on.set()
+        self.assertEqual((await looking_up)[1], b"new")
+        await self.wait_until_idle(service)
+        (granted,) = self.outcomes
+        assert service.core is not None
+        self.assertEqual((granted.verdict, granted.generation), ("granted", service.core.generation))
+
+    async def test_what_leads_to_a_local_service_by_now_has_that(self) -> None:
+        service, looking_up = await self.in_the_handshake()
+        self.serve(service.settings.rundir, "web", lambda sock: sock.sendall(b"local"))
+        self.put_in_force(service, routes=Routes())
+        self.go_on.set()
+        answer, first = await looking_up
+        self.assertEqual((answer["mode"], first), ("local", b"local"))
+
+    async def test_what_has_another_mode_by_now_has_that(self) -> None:
+        service, looking_up = await self.in_the_handshake()
+        self.put_in_force(service, "allow out web any handover=relayed")
+        self.go_on.set()
+        answer, first = await looking_up
+        self.assertEqual((answer["mode"], first), ("relayed", b"old"))
+        self.assertEqual(answer["rule"], "1: allow out web any handover=relayed")
+        await self.wait_until_idle(service)
+
+    async def test_the_end_of_trying_rules_out_is_another_policy_too(self) -> None:
+        service = self.run_with(self.daemon("old"), "deny out web tcp:127.0.0.1", audit_only_seconds=3600)
+        looking_up = self.look_up(service)
+        await until(lambda: self.asked)
+        assert service.core is not None
+        service.core.reconfigure(dataclasses.replace(service.core.settings, audit_only_seconds=0))
+        self.go_on.set()
+        self.assertEqual((await looking_up)[0]["error"], "denied")
+
+    async def test_the_deadline_stays_what_it_was(self) -> None:
+        service = self.run_with(self.daemon("old"), limits=Limits(connect_seconds=0.5))
+        looking_up = self.look_up(service)
+        await until(lambda: self.asked)
+        for _ in range(3):
+            self.put_in_force(service, limits=Limits(connect_seconds=20.0))
+        answer, _ = await looking_up
+        self.assertEqual(answer["error"], "timeout")
+        await self.wait_until_idle(service)
+
+    # -- before
+
+    async def while_resolving(self, *rules: str) -> tuple[PlumberdService, defer.Deferred[Any], int]:
+        port = self.serve_tcp(lambda sock: (self.asked.append("old"), sock.sendall(b"old")))
+        service = self.run_with(f"tcp://web.example:{port}", *rules)
+        resolving: list[str] = []
+
+        def look_up(name: str) -> tuple[ipaddress.IPv4Address, ...]:
+            resolving.append(name)
+            self.go_on.wait(20)
+            return (ipaddress.IPv4Address("127.0.0.1"),)
+
+        self.resolve_with(service, look_up)
+        looking_up = self.look_up(service)
+        await until(lambda: resolving)
+        return service, looking_up, port
+
+    async def test_a_name_that_was_being_resolved_is_judged_by_the_new_rules(self) -> None:
+        service, looking_up, _ = await self.while_resolving()
+        self.put_in_force(service, "deny out any tcp:127.0.0.0/8")
+        self.go_on.set()
+        self.assertEqual(((await looking_up)[0]["error"], self.asked), ("denied", []))
+        await self.wait_until_idle(service)
+
+    async def test_a_name_that_was_being_resolved_may_lead_elsewhere_by_now(self) -> None:
+        service, looking_up, _ = await self.while_resolving()
+        self.serve(service.settings.rundir, "web", lambda sock: sock.sendall(b"local"))
+        self.put_in_force(service, routes=Routes())
+        self.go_on.set()
+        self.assertEqual((await looking_up)[1], b"local")
+
+    async def test_who_waits_for_a_place_is_decided_by_what_is_in_force_then(self) -> None:
+        service = self.run_with(self.daemon("old"), limits=Limits(connect_seconds=20.0, lookups_per_uid=1))
+        assert service.broker is not None
+        lookups = service.broker.lookups
+        all_ = [self.look_up(service) for _ in range(5)]
+        await until(lambda: lookups.waiting == 4 and self.asked)
+        self.put_in_force(service, "deny out web any", limits=Limits(connect_seconds=20.0, lookups_per_uid=5))
+        for _ in range(4):
+            await until(lambda: len(self.outcomes) == 4)
+        self.go_on.set()
+        self.assertEqual([(await one)[0]["error"] for one in all_], ["denied"] * 5)
+        self.assertEqual(self.asked, ["old"])
+        await self.wait_until_idle(service)
+
+    async def test_who_waits_for_the_count_is_decided_again(self) -> None:
+        port = self.serve_tcp(lambda sock: (self.asked.append("old"), sock.sendall(b"old")))
+        service = self.run_with(f"tcp://127.0.0.1:{port}")
+        core = service.core
+        assert core is not None
+        waiting: list[Any] = []
+
+        def admit(owner: object, uid: int, resume: Any) -> bool:
+            waiting.append(resume)
+            return False
+
+        self.patch(core.census, "admit", admit)
+        looking_up = self.look_up(service)
+        await until(lambda: waiting)
+        self.put_in_force(service, "deny out web any")
+        waiting[0](None)
+        self.assertEqual((await looking_up)[0]["error"], "denied")
+        await self.wait_until_idle(service)
+
+    # -- while it waits until its user has room for one more unread descriptor
+
+    def fill_room(self, service: PlumberdService) -> socket.socket:
+        """Ask for a connection and leave it unread; return the client's socket."""
+        self.serve(service.settings.rundir, "filler", lambda sock: read_all(sock))
+        sock = self.owned(dial(service.settings.rundir, "plumberd"))
+        sock.sendall(native_frame({"op": "lookup", "service": "filler"}))
+        return sock
+
+    async def waiting_for_room(self, target: str, count: int = 1, **settings: Any) -> tuple[Any, ...]:
+        limits = Limits(connect_seconds=20.0, handshake_seconds=20.0, unread_descriptors_per_uid=1)
+        service = self.run_with(target, limits=limits, **settings)
+        assert service.broker is not None
+        unread = service.broker.unread
+        filler = self.fill_room(service)
+        await until(lambda: unread.active == 1)
+        self.go_on.set()
+        all_ = [self.look_up(service) for _ in range(count)]
+        await until(lambda: unread.waiting == count)
+        return service, filler, all_
+
+    async def test_who_has_room_only_now_is_refused_what_is_denied_by_now(self) -> None:
+        service, filler, (looking_up,) = await self.waiting_for_room(self.daemon("old"))
+        self.put_in_force(service, "deny out web any")
+        await in_thread(take_and_close, filler)
+        self.assertEqual((await looking_up)[0]["error"], "denied")
+        await self.wait_until_idle(service)
+
+    async def test_who_has_room_only_now_is_connected_to_the_new_place(self) -> None:
+        service, filler, (looking_up,) = await self.waiting_for_room(self.daemon("old"))
+        self.put_in_force(service, routes=self.leading_to(self.daemon("new")))
+        await in_thread(take_and_close, filler)
+        self.assertEqual((await looking_up)[1], b"new")
+        await self.wait_until_idle(service)
+
+    async def test_more_room_is_used_at_once_and_what_it_is_used_for_is_decided_again(self) -> None:
+        service, _filler, (looking_up,) = await self.waiting_for_room(self.daemon("old"))
+        limits = dataclasses.replace(service.settings.limits, unread_descriptors_per_uid=2)
+        self.put_in_force(service, limits=limits, routes=self.leading_to(self.daemon("new")))
+        self.assertEqual((await looking_up)[1], b"new")
+
+    async def test_hundreds_that_wait_for_room_are_all_decided_again(self) -> None:
+        count = 400
+        service, filler, all_ = await self.waiting_for_room("unix:///pong", count=0)
+        self.serve(service.settings.rundir, "pong", lambda sock: sock.sendall(b"old"))
+        assert service.broker is not None
+        unread = service.broker.unread
+        socks = []
+        for _ in range(count):
+            sock = self.owned(dial(service.settings.rundir, "plumberd"))
+            sock.sendall(native_frame({"op": "lookup", "service": "web"}))
+            socks.append(sock)
+        # 64 are worked on at once; let all of them
+        self.put_in_force(service, limits=dataclasses.replace(service.settings.limits, lookups_per_uid=512))
+        await until(lambda: unread.waiting == count)
+        self.put_in_force(service, "deny out web any", limits=service.core.settings.limits)
+        await in_thread(take_and_close, filler)
+        answers = [(await in_thread(native_read, sock))[0].get("error") for sock in socks]
+        self.assertEqual(answers, ["denied"] * count)
+        for sock in socks:
+            sock.close()
+        await self.wait_until_idle(service)
+
+    async def test_an_endpoint_s_old_relay_is_not_the_new_one_s_end(self) -> None:
+        old, new = (self.serve_tcp(lambda sock: (sock.sendall(b"hello"), read_all(sock))) for _ in range(2))
+        service, filler, (looking_up,) = await self.waiting_for_room(f"tcp:host=127.0.0.1:port={old}:timeout=5")
+        self.put_in_force(service, routes=self.leading_to(f"tcp:host=127.0.0.1:port={new}:timeout=5"))
+        await in_thread(take_and_close, filler)
+        answer, first = await looking_up
+        self.assertEqual((answer["mode"], first), ("relayed", b"hello"))
+        await self.wait_until_idle(service)
+        self.assertEqual([o.verdict for o in self.outcomes if o.service == "web"], ["granted", "ended"])
+
+    async def test_a_local_service_by_its_bare_name_keeps_its_framing(self) -> None:
+        service, filler, _ = await self.waiting_for_room("unix:///pong", count=0)
+        listener = self.owned(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        listener.bind(os.path.join(service.settings.rundir, "raw"))
+        listener.listen(16)
+        self.serve_on(listener, lambda sock: sock.sendall(sock.recv(100).upper()))
+        assert service.broker is not None
+        unread = service.broker.unread
+
+        def ask() -> bytes:
+            uri = "unix:///raw?framing=raw"
+            answer, sock = native_ask(service.settings.rundir, op="lookup", uri=uri)
+            assert answer["ok"], answer
+            assert sock is not None
+            with sock:
+                sock.settimeout(20)
+                sock.sendall(b"no frame at all")
+                return sock.recv(100)
+
+        asking = in_thread(ask)
+        await until(lambda: unread.waiting == 1)
+        self.put_in_force(service)
+        await in_thread(take_and_close, filler)
+        self.assertEqual(await asking, b"NO FRAME AT ALL")
+        await self.wait_until_idle(service)
+
+
+def take_and_close(sock: socket.socket) -> None:
+    """Take the answer that was left unread, and hang up."""
+    for fd in native_read(sock)[1]:
+        os.close(fd)
+    sock.close()
 
 
 def _close_all(socks: list[socket.socket]) -> None:
