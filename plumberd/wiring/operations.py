@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import functools
 import os
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 
 from twisted.logger import Logger
 
+from plumberd.effects.audit import Outcome
 from plumberd.effects.conversation import Conversation
 from plumberd.effects.credentials import Sender
 from plumberd.pure.admission import FairQueue
@@ -23,13 +25,14 @@ from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.explain import Answer
 from plumberd.pure.policy.peer import Destination
 from plumberd.pure.policy.subject import UNMAPPED
-from plumberd.pure.refusals import Refusal, Refused
+from plumberd.pure.refusals import REASON_BYTES, Refusal, Refused
 from plumberd.pure.who import LocalWho
 from plumberd.wiring import accounting
 from plumberd.wiring.approach import guard
 from plumberd.wiring.asker import Asker, Permit, restrict
 from plumberd.wiring.core import Core
 from plumberd.wiring.explaining import Explaining, asked_of, explaining, subject_as
+from plumberd.wiring.registrations import Registration
 from plumberd.wiring.status import about_client, about_everything
 from plumberd.wiring.tcpd import Tcpd
 from plumberd.wiring.usage import usage
@@ -99,6 +102,7 @@ class Operations:
         self._tcpd = tcpd
         self._desk = desk
         self._resolving: dict[Conversation, Any] = {}
+        self._claims: dict[Registration, tuple[Outcome, float]] = {}
         self._run: dict[str, Callable[[Conversation, Request, LocalWho], None]] = {
             "status": self._status,
             "explain": self._explain,
@@ -128,7 +132,10 @@ class Operations:
 
     def gone(self, conversation: Conversation) -> None:
         """The client hung up: nobody waits for the name any more, and what it served is free."""
-        self._core.registrations.gone(conversation)
+        for registration in self._core.registrations.gone(conversation):
+            granted, began = self._claims.pop(registration)
+            seconds = self._core.reactor.seconds() - began
+            self._core.audit.note(dataclasses.replace(granted, verdict="ended", seconds=seconds))
         self._stop_resolving(conversation)
 
     def is_admin(self, who: LocalWho) -> bool:
@@ -225,9 +232,20 @@ class Operations:
     def _serve(self, conversation: Conversation, request: Request, who: LocalWho) -> None:
         service = check_service(str(request.members.get("service", "")))
         verdict = self._may_serve(service, who)
-        if not verdict.granted:
-            raise Refused(Refusal.DENIED, verdict.reason)
-        self._core.registrations.claim(service, who, conversation, self._desk)
+        core, ident = self._core, self._core.audit.new_ident()
+        granted = Outcome(
+            "granted", "serve", service, who=who, decided=verdict, ident=ident, generation=core.generation, uid=who.uid
+        )
+        try:
+            if not verdict.granted:
+                raise Refused(Refusal.DENIED, verdict.reason)
+            registration = core.registrations.claim(service, who, conversation, self._desk)
+        except Refused as e:
+            core.audit.note(dataclasses.replace(granted, verdict=e.word.value, reason=e.reason))
+            conversation.refuse(request.ident, e.word, e.reason[:REASON_BYTES])
+            return
+        core.audit.note(granted)
+        self._claims[registration] = (granted, core.reactor.seconds())
         conversation.answer(answer(request.ident, {"ok": True, "service": service, "rule": verdict.rule}))
 
     def _may_serve(self, service: str, who: LocalWho) -> Verdict:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -173,7 +173,7 @@ class Registrations:
         """Tell whether a service was claimed on *conversation*."""
         return conversation in self._on
 
-    def claim(self, service: str, who: LocalWho, conversation: Conversation, places: Places) -> None:
+    def claim(self, service: str, who: LocalWho, conversation: Conversation, places: Places) -> Registration:
         """Let *conversation* have the service's connections from now on. That rules allow it was asked before.
 
         :raises Refused: ``denied`` where somebody has it already, or listens on its socket; ``busy`` where
@@ -190,6 +190,7 @@ class Registrations:
         self._count_of[who.uid] += 1
         self._on.setdefault(conversation, deque()).append(registration)
         conversation.serve(lambda: self._next(conversation))
+        return registration
 
     def judge(self, may_serve: Callable[[str, LocalWho], bool]) -> None:
         """End the claims that rules do not allow any more, each with its conversation."""
@@ -201,15 +202,19 @@ class Registrations:
         """Hand the next one over; the services that one claimant has take turns."""
         claims = self._on.get(conversation, deque())
         for _ in range(len(claims)):
+            if not conversation.is_resting:
+                return
             claims.rotate(-1)
             claims[-1].hand_over()
 
-    def gone(self, conversation: Conversation) -> None:
-        """The connection of a claimant is over, and so are its claims."""
-        for registration in self._on.pop(conversation, ()):
+    def gone(self, conversation: Conversation) -> Sequence[Registration]:
+        """The connection of a claimant is over, and so are its claims: return them."""
+        claims = self._on.pop(conversation, ())
+        for registration in claims:
             del self._of[registration.service]
             _decrease(self._count_of, registration.uid)
             registration.end()
+        return claims
 
     def _check_socket(self, service: str) -> None:
         try:
