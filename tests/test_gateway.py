@@ -224,7 +224,8 @@ class Published:
         return sock
 
     async def refused(self: Any, gateway: PlumberdService) -> bytes:
-        return await in_thread(end_of, self.call(gateway))
+        with self.call(gateway) as sock:
+            return await in_thread(end_of, sock)
 
 
 class ProxiedToAPlumberd(BehindAProxy, ToAPlumberd):
@@ -317,13 +318,14 @@ class RulesForTheWayOn(GatewayTestCase):
         return verdict
 
     async def first_words(self, gateway: PlumberdService) -> bytes:
-        sock = self.call(gateway)
-        sock.sendall(b"pong")
-        return (
-            await in_thread(read_exactly, sock, 2)
-            if await in_thread(_peek, sock) == b"o"
-            else await in_thread(read_all, sock)
-        )
+        """Return ok, or all that a refused caller is told."""
+
+        def talk() -> bytes:
+            with self.call(gateway) as sock:
+                sock.sendall(b"pong")
+                return read_exactly(sock, 2) if sock.recv(1, socket.MSG_PEEK) == b"o" else read_all(sock)
+
+        return await in_thread(talk)
 
     @each(
         ("nothing", ()),
@@ -503,10 +505,10 @@ class Loops(GatewayTestCase):
         self, _: str, published: bool, lead: Callable[[int], str]
     ) -> None:
         gateway, _port = self.run_loop(published, lead)
-        sock = self.call(gateway)
-        if not published:
-            sock.sendall(b"pong")
-        self.assertEqual(await in_thread(end_of, sock), b"" if published else b"no denied")
+        with self.call(gateway) as sock:
+            if not published:
+                sock.sendall(b"pong")
+            self.assertEqual(await in_thread(end_of, sock), b"" if published else b"no denied")
         self.assertEqual([o.verdict for o in self.outcomes], ["not-possible"])
         self.assertIn("this very process listens", self.outcomes[0].reason)
         await self.wait_until_idle(gateway)
@@ -626,6 +628,7 @@ class DecidedAgain(GatewayTestCase):
         self.put_in_force(gateway, "allow in pong any", "deny out any any")
         self.say_ok.set()
         self.assertEqual(await in_thread(read_all, sock), b"no denied")
+        sock.close()
         self.assertEqual([o.verdict for o in self.outcomes], ["denied"])
         assert self.outcomes[0].decided is not None
         self.assertEqual(self.outcomes[0].decided.number, 2)
@@ -638,6 +641,7 @@ class DecidedAgain(GatewayTestCase):
         self.put_in_force(gateway, "deny in pong any", *self.allow(port))
         self.say_ok.set()
         self.assertEqual(await in_thread(read_all, sock), b"no denied")
+        sock.close()
         decided = self.outcomes[0].decided
         assert decided is not None
         self.assertEqual((self.outcomes[0].verdict, decided.number), ("denied", 1))
@@ -680,6 +684,7 @@ class DecidedAgain(GatewayTestCase):
         self.put_in_force(gateway, "allow in pong any", "deny out any any")
         self.say_ok.set()
         self.assertEqual(await in_thread(read_all, sock), b"no denied")
+        sock.close()
         self.assertEqual(self.asked, [])
 
     async def test_one_that_is_let_in_stays(self) -> None:
@@ -725,7 +730,3 @@ class AskedAround(GatewayTestCase):
         verdicts = ["not-possible", "unreachable", "denied", "not-possible", "unreachable", "unknown-service"]
         self.assertEqual([o.verdict for o in self.outcomes], [*verdicts, "unknown-service"])
         await self.wait_until_idle(gateway)
-
-
-def _peek(sock: socket.socket) -> bytes:
-    return sock.recv(1, socket.MSG_PEEK)

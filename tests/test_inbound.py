@@ -47,8 +47,9 @@ class TcpdTestCase(RunningTestCase):
         sock = self.call(service)
 
         def one() -> bytes:
-            sock.sendall(name)
-            return read_all(sock)
+            with sock:  # who goes on reading lingers for a second
+                sock.sendall(name)
+                return read_all(sock)
 
         return await in_thread(one)
 
