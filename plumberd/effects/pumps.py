@@ -15,6 +15,7 @@ from typing import Protocol
 
 from plumberd.effects import kernel
 from plumberd.effects.pipes import Pipe, PipePool
+from plumberd.effects.poll import OUT
 from plumberd.framing import FrameCutter
 
 PACKET_BYTES = 2 << 20
@@ -34,6 +35,17 @@ NOTHING = -1
 
 class Untranslatable(Exception):
     """What came cannot be carried on as messages; the connection ends, and the log says why."""
+
+
+class Broken(ConnectionError):
+    """The source has ended in a way that it must not; what it sent before has been read.
+
+    :ivar how: for the ending: ``truncated``, and the like.
+    """
+
+    def __init__(self, how: str, text: str) -> None:
+        super().__init__(text)
+        self.how = how
 
 
 class Cutter(Protocol):
@@ -85,6 +97,24 @@ class Pump:
         :raises Untranslatable: a message does not fit.
         """
         raise NotImplementedError
+
+    def pass_end(self) -> bool:
+        """Tell the sink that all has come; ``False`` where it takes that later, when :meth:`wants` says.
+
+        :raises OSError: the sink is broken.
+        """
+        self.sink.shutdown(socket.SHUT_WR)
+        return True
+
+    def wants(self, sock: socket.socket, events: int) -> bool:
+        """Tell whether *events* of *sock*, one of the relay's two, are any of this pump's business."""
+        if sock is self.source:
+            return bool(events & ~OUT)
+        return bool(events & OUT) and self.holds
+
+    def has_more(self) -> bool:
+        """Tell whether there is something that has not reached the sink, here or at the source."""
+        return self.holds or kernel.unread_bytes(self.source.fileno()) > 0
 
     def drop(self) -> None:
         """Forget what is held."""

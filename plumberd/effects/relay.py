@@ -23,8 +23,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from plumberd.effects import kernel
 from plumberd.effects.pipes import PipePool
-from plumberd.effects.poll import ERR, HUP, OUT, Poll
-from plumberd.effects.pumps import Pump, SplicePump, Untranslatable
+from plumberd.effects.poll import ERR, HUP, Poll
+from plumberd.effects.pumps import Broken, Pump, SplicePump, Untranslatable
 
 A_TURN = 16
 """Rounds of one pump before others have their turn."""
@@ -142,8 +142,8 @@ class Relay:
         if events & HUP and sock.family == socket.AF_UNIX:
             self._hung_up.append(sock)
         self._run(
-            forth=_wants(self._forth, sock, events),
-            back=_wants(self._back, sock, events),
+            forth=self._forth.wants(sock, events),
+            back=self._back.wants(sock, events),
         )
 
     def _run(self, *, forth: bool, back: bool) -> None:
@@ -200,7 +200,7 @@ class Relay:
                 self._give_up(f"no descriptors for a pipe: {e.strerror}")
                 return False
             # The kernel gives what is queued before it tells the error, so this is the end.
-            self._broken(pump.source)
+            self._broken(pump.source, _how(e))
             count = 0
         if count == 0:
             pump.ended = True
@@ -211,8 +211,8 @@ class Relay:
             return pump.empty()
         except Untranslatable as e:
             self._give_up(str(e))
-        except OSError:
-            self._broken(pump.sink)
+        except OSError as e:
+            self._broken(pump.sink, _how(e))
         return False
 
     def _give_up(self, fault: str) -> None:
@@ -222,20 +222,19 @@ class Relay:
         self._forth.finished = self._back.finished = True
 
     def _pass_end(self, pump: Pump) -> None:
-        pump.finished = True
-        if self._fault:
-            return  # what comes is a reset, not an orderly end
         try:
-            pump.sink.shutdown(socket.SHUT_WR)
-        except OSError:
-            self._broken(pump.sink)
+            # After a fault what comes is a reset, not an orderly end.
+            pump.finished = bool(self._fault) or pump.pass_end()
+        except OSError as e:
+            pump.finished = True
+            self._broken(pump.sink, _how(e))
 
-    def _broken(self, sock: socket.socket) -> None:
+    def _broken(self, sock: socket.socket, how: str = "reset") -> None:
         """*sock* takes nothing any more; what it sent before is still delivered.
 
-        A TCP side was reset. A UNIX side closed with bytes unread, or refuses them.
+        A TCP side was reset, or ended as it must not. A UNIX side closed with bytes unread, or refuses them.
         """
-        self._fault = self._fault or f"reset by {self._side(sock)}"
+        self._fault = self._fault or f"{how} by {self._side(sock)}"
         into, other = (self._back, self._right) if sock is self._left else (self._forth, self._left)
         into.finished = True
         into.drop()
@@ -253,8 +252,8 @@ class Relay:
         for sock in self._hung_up:
             from_it, to_it = (self._forth, self._back) if sock is self._left else (self._back, self._forth)
             if from_it.finished:
-                undelivered = to_it.holds or kernel.unread_bytes(to_it.source.fileno()) > 0
-                self._close(self._fault or f"closed by {self._side(sock)}", reset=undelivered or bool(self._fault))
+                undelivered = bool(self._fault) or to_it.has_more()
+                self._close(self._fault or f"closed by {self._side(sock)}", reset=undelivered)
                 return
 
     def _side(self, sock: socket.socket) -> str:
@@ -321,8 +320,6 @@ class Relay:
             done(self)
 
 
-def _wants(pump: Pump, sock: socket.socket, events: int) -> bool:
-    """Tell whether *events* of *sock* are any of *pump*'s business."""
-    if sock is pump.source:
-        return bool(events & ~OUT)
-    return bool(events & OUT) and pump.holds
+def _how(error: OSError) -> str:
+    """Return the word for how a side has broken off."""
+    return error.how if isinstance(error, Broken) else "reset"

@@ -1,0 +1,164 @@
+"""The pumps of a relay whose one side is TLS; see :mod:`plumberd.effects.relay`.
+
+A buffer is large, so that few system calls carry many bytes, and lent only while
+bytes are under way: ten thousand idle relays share a few. OpenSSL gives its own
+back likewise.
+
+The place for TLS in the kernel is :func:`make_tls_pumps`: where the kernel can carry
+a connection's records (tcp_available_ulp), the socket itself could be handed over, and
+nothing would have to be pumped.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from plumberd.effects.openssl import Buffer, Want
+from plumberd.effects.poll import OUT
+from plumberd.effects.pumps import NOTHING, Pump
+from plumberd.effects.tls_wire import Wire
+
+BUFFER_BYTES = 128 * 1024
+"""Eight records' worth; more gains nothing that could be measured, and leaves the processor's cache."""
+
+KEPT = 32
+
+_SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+
+
+class BufferPool:
+    """Lends buffers; keeps up to :data:`KEPT` empty ones."""
+
+    def __init__(self, size: int = BUFFER_BYTES) -> None:
+        self._size = size
+        self._free: list[Buffer] = []
+
+    def take(self) -> Buffer:
+        """Return an empty buffer."""
+        return self._free.pop() if self._free else Buffer(self._size)
+
+    def give_back(self, buffer: Buffer) -> None:
+        """Take one back; what is in it is forgotten."""
+        if len(self._free) < KEPT:
+            buffer.start = buffer.end = 0
+            self._free.append(buffer)
+
+
+class _Buffered(Pump):
+    """Holds what it has read in a lent buffer, until the sink has taken all of it."""
+
+    def __init__(self, wire: Wire, source: socket.socket, sink: socket.socket, buffers: BufferPool) -> None:
+        super().__init__(source, sink)
+        self._wire = wire
+        self._buffers = buffers
+        self._buffer: Buffer | None = None
+
+    @property
+    def holds(self) -> bool:
+        return self._buffer is not None
+
+    def drop(self) -> None:
+        """See :meth:`Pump.drop`."""
+        buffer, self._buffer = self._buffer, None
+        if buffer is not None:
+            self._buffers.give_back(buffer)
+
+    def fill(self) -> int:
+        """See :meth:`Pump.fill`."""
+        if self._buffer is not None:
+            return NOTHING
+        buffer = self._buffers.take()
+        try:
+            count = self._read(buffer)
+        except OSError:
+            self._buffers.give_back(buffer)
+            raise
+        if count > 0:
+            self._buffer = buffer
+        else:
+            self._buffers.give_back(buffer)
+        return count
+
+    def _read(self, buffer: Buffer) -> int:
+        raise NotImplementedError
+
+
+class TlsReader(_Buffered):
+    """From TLS to a socket: *source* is the socket below the wire."""
+
+    def _read(self, buffer: Buffer) -> int:
+        return self._wire.read_into(buffer)
+
+    def empty(self) -> bool:
+        """See :meth:`Pump.empty`."""
+        buffer = self._buffer
+        if buffer is None:
+            return False
+        try:
+            count = self.sink.send(buffer.view[buffer.start : buffer.end], _SEND)
+        except BlockingIOError:
+            return False
+        self.moved += count
+        buffer.start += count
+        if buffer.start == buffer.end:
+            self.drop()
+        return True
+
+    def wants(self, sock: socket.socket, events: int) -> bool:
+        """See :meth:`Pump.wants`: reading may have to write first, when the far side has asked for new keys."""
+        if sock is self.source and events & OUT and self._wire.reading_waits is Want.WRITE:
+            return True
+        return super().wants(sock, events)
+
+    def has_more(self) -> bool:
+        """See :meth:`Pump.has_more`: what lies in the socket may be the orderly end, or no bytes of the stream."""
+        if self.holds:
+            return True
+        try:
+            return self.fill() > 0
+        except OSError:
+            return True
+
+
+class TlsWriter(_Buffered):
+    """From a socket to TLS: *sink* is the socket below the wire."""
+
+    _ending = False
+
+    def _read(self, buffer: Buffer) -> int:
+        try:
+            count = self.source.recv_into(buffer.view, 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return NOTHING
+        buffer.end = count
+        return count
+
+    def empty(self) -> bool:
+        """See :meth:`Pump.empty`."""
+        buffer = self._buffer
+        if buffer is None:
+            return False
+        count = buffer.end - buffer.start
+        if not self._wire.write_from(buffer):
+            return False
+        self.moved += count
+        self.drop()
+        return True
+
+    def pass_end(self) -> bool:
+        """See :meth:`Pump.pass_end`: close_notify; TCP stays open both ways until both directions have ended."""
+        self._ending = True
+        return self._wire.close_notify()
+
+    def wants(self, sock: socket.socket, events: int) -> bool:
+        """See :meth:`Pump.wants`."""
+        if sock is self.source or not (self.holds or self._ending):
+            return sock is self.source and super().wants(sock, events)
+        return bool(events & OUT) or self._wire.writing_waits is Want.READ
+
+
+def make_tls_pumps(
+    wire: Wire, tls: socket.socket, plain: socket.socket, buffers: BufferPool
+) -> tuple[TlsReader, TlsWriter]:
+    """Return the pumps from *tls*, the socket below *wire*, to *plain* and back."""
+    return TlsReader(wire, tls, plain, buffers), TlsWriter(wire, plain, tls, buffers)
