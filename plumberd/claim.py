@@ -10,6 +10,7 @@ and :mod:`plumberd.claimed` do, each in its own way.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -67,7 +68,9 @@ class Claim:
         answer, self._answer = self._answer, Answer()
         try:
             if self.rule is None:
-                told, _ = answer.take()
+                told, fd = answer.take()
+                if fd >= 0:
+                    os.close(fd)  # nobody asked for it
                 self.rule = str(told.get("rule", ""))
                 return None
             sock, told = answer.take_socket("accepted a connection")

@@ -26,8 +26,8 @@ from plumberd.endpoints import (
     IpcServerEndpoint,
     LookupFailed,
     LookupRefused,
-    ServiceAddress,
 )
+from plumberd.transports import ServiceAddress
 from tests import lookup_contract
 from tests.children import ChildTestCase
 from tests.lookup_contract import HELLO, Attempt, Failure

@@ -73,7 +73,9 @@ class Asked(ControlTestCase):
             with ours:
                 ours.sendall(request["service"].encode())
 
-        control, got, wrong = self.control(answer), [], []
+        control = self.control(answer)
+        got: list[str] = []
+        wrong: list[str] = []
 
         def ask(number: int) -> None:
             for turn in range(10):
