@@ -162,6 +162,30 @@ class Contents(SynchronousTestCase):
         self.assertEqual(certificates.addresses(one), ("192.0.2.1", "2001:db8::1"))
         self.assertEqual(certificates.uris(one), ("spiffe://a/b",))
 
+    @each(
+        (
+            "names",
+            ROOT.issue("a.example", "B.Example", "xn--bcher-kva.example"),
+            "cert:a.example cert:b.example cert:xn--bcher-kva.example",
+        ),
+        ("a_wildcard", ROOT.issue("*.example", "a.example"), "cert:a.example"),
+        ("no_name", ROOT.issue("any", "127.1", "a%2eexample", "a.example.", "two words", "a\n.example", ""), ""),
+        ("an_address", ROOT.issue(addresses=["192.0.2.1"]), ""),
+        ("a_spiffe_id", ROOT.issue(uris=["spiffe://example.com/db/main"]), "spiffe://example.com/db/main"),
+        ("another_uri", ROOT.issue(uris=["https://example.com/db"]), ""),
+        ("two_uris", ROOT.issue(uris=["spiffe://example.com/a", "spiffe://example.com/b"]), ""),
+        ("a_malformed_spiffe_id", ROOT.issue(uris=["spiffe://EXAMPLE.com/../a"]), ""),
+        ("a_word_of_another_kind", ROOT.issue(uris=["login:alice"]), ""),
+        ("a_subject", ROOT, ""),
+    )
+    def test_what_it_proves_in_the_words_of_rules(self, _: str, issued: Issued, wanted: str) -> None:
+        self.assertEqual(sorted(certificates.identities(issued.certificate)), wanted.split())
+
+    def test_few_names_count(self) -> None:
+        names = [f"n{number}.example" for number in range(certificates.MOST_NAMES + 1)]
+        found = certificates.identities(ROOT.issue(*names).certificate)
+        self.assertEqual(found, {f"cert:{name}" for name in names[:-1]})
+
     def test_its_subject_proves_none(self) -> None:
         self.assertEqual(certificates.subject(ROOT.certificate), "test authority")
         self.assertEqual(certificates.dns_names(ROOT.certificate), ())

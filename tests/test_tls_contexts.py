@@ -57,7 +57,7 @@ def out(tls: TlsSettings, peer: PeerSettings | None = None) -> Contexts:
 
 def listening(tls: TlsSettings, alpn: Sequence[str] = ()) -> SSL.Context:
     """Return how to meet callers."""
-    return Contexts(tls, {}).inward(alpn)
+    return Contexts(tls, {}).inward(alpn).context
 
 
 class HandshakeTestCase(CleanTestCase):
@@ -660,7 +660,7 @@ class Generation(HandshakeTestCase):
 
     def test_each_listener_has_its_own(self) -> None:
         contexts = Contexts(settings(ROOT.issue(HOST)), {})
-        self.assertIsNot(contexts.inward(), contexts.inward())
+        self.assertIsNot(contexts.inward().context, contexts.inward().context)
 
     def test_a_listener_wants_something_to_prove(self) -> None:
         self.assertRaises(ValueError, Contexts(settings(), {}).inward)

@@ -76,6 +76,13 @@ class Outward:
     server_name: str
 
 
+@dataclass(frozen=True)
+class Inward:
+    """How this machine meets the callers of one listener."""
+
+    context: SSL.Context
+
+
 class Contexts:
     """The contexts of one generation of the configuration, each made when it is first needed."""
 
@@ -93,14 +100,14 @@ class Contexts:
         """
         return self._made(host, port, tuple(alpn))
 
-    def inward(self, alpn: Sequence[str] = ()) -> SSL.Context:
-        """Return a new context for the callers of one listener: its tickets are nobody else's.
+    def inward(self, alpn: Sequence[str] = ()) -> Inward:
+        """Return how to meet the callers of one listener, anew each time: its tickets are nobody else's.
 
         :param alpn: the protocols that are accepted, the preferred one first; where there are none, nothing
             is said of it.
         :raises ValueError: there is nothing to prove.
         """
-        return _listener(self._tls, alpn)
+        return Inward(_listener(self._tls, alpn))
 
     def _make(self, host: str, port: int, alpn: tuple[str, ...]) -> Outward:
         key = peer_key(host, port)
