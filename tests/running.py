@@ -37,7 +37,11 @@ class RunningTestCase(CleanTestCase):
         defaults = settings.pop("defaults", dict(DEFAULTS))
         policy = Policy(rules_of(*rules), defaults, settings.pop("own_addresses", frozenset()))
         rundir = settings.pop("rundir", None) or os.path.join(self.folder(), "r")
-        service = PlumberdService(Settings(rundir=rundir, policy=policy, limits=limits, **settings), real_reactor)
+        return self.run_with_settings(Settings(rundir=rundir, policy=policy, limits=limits, **settings))
+
+    def run_with_settings(self, settings: Settings) -> PlumberdService:
+        """Start a broker with these very settings."""
+        service = PlumberdService(settings, real_reactor)
         service.startService()
         self.addCleanup(service.stopService)
         core = service.core

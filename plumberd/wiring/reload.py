@@ -26,6 +26,8 @@ from plumberd.wiring.tcpd import ListenError, Tcpd, Wanted, wanted_by
 
 _log = Logger("plumberd")
 
+Done = Callable[[dict[str, Any]], None]
+
 WARNING = "warning: "
 """How the lines of an announcement begin that tell a doubt."""
 
@@ -49,20 +51,28 @@ class Reload:
         self._broker = broker
         self._tcpd = tcpd
         self._is_reading = False
+        self._asked: list[Done] = []
+        """Who asked while it was being read: what they have just written may not be in that."""
         self._stopped = False
         self._read = read or (lambda old: reread(old.source, old.generation + 1))
 
-    def __call__(self, done: Callable[[dict[str, Any]], None]) -> None:
+    def __call__(self, done: Done) -> None:
         """Read it, and give *done*, later, the answer of the op ``reload``; the log says the same.
 
         Files, and directories of users, may be slow, and ten thousand rules take their time: they are
         read in a thread, while everybody is served by what is in force.
         """
-        if self._is_reading:
-            done(_refusal(Refusal.BUSY, "it is being read again already"))
+        if self._stopped:
+            done(_STOPPED)
             return
+        self._asked.append(done)
+        if not self._is_reading:
+            self._begin()
+
+    def _begin(self) -> None:
         self._is_reading = True
-        self._core.reactor.callInThread(self._work, self._core.settings, done)
+        asked, self._asked = self._asked, []
+        self._core.reactor.callInThread(self._work, self._core.settings, asked)
 
     def stop(self) -> None:
         """Put nothing in force any more: it would listen anew."""
@@ -70,7 +80,7 @@ class Reload:
 
     # -- in the thread
 
-    def _work(self, old: Settings, done: Callable[[dict[str, Any]], None]) -> None:
+    def _work(self, old: Settings, asked: Sequence[Done]) -> None:
         result: Settings | ConfigurationError
         try:
             result = self._read(old)
@@ -80,33 +90,38 @@ class Reload:
             _log.failure("reading the configuration failed")
             result = ConfigurationError([Mistake(old.config or "plumberd", "", "reading it failed; the log says how")])
         warnings = _warnings(result, self._core) if isinstance(result, Settings) else []
-        self._core.reactor.callFromThread(self._finish, old, result, warnings, done)
+        self._core.reactor.callFromThread(self._finish, old, result, warnings, asked)
 
     # -- in the reactor again
 
     def _finish(
-        self,
-        old: Settings,
-        result: Settings | ConfigurationError,
-        warnings: Sequence[str],
-        done: Callable[[dict[str, Any]], None],
+        self, old: Settings, result: Settings | ConfigurationError, warnings: Sequence[str], asked: Sequence[Done]
     ) -> None:
+        try:
+            answer = self._answer(old, result, warnings)
+        except Exception:
+            _log.failure("the reload failed")
+            answer = _refusal(Refusal.UNREACHABLE, "the broker failed; its log says how")
         self._is_reading = False
+        for done in asked:
+            done(answer)
+        if self._asked:
+            self._begin()
+
+    def _answer(self, old: Settings, result: Settings | ConfigurationError, warnings: Sequence[str]) -> dict[str, Any]:
         if self._stopped:
-            done(_refusal(Refusal.NOT_POSSIBLE, "plumberd is stopping"))
-            return
+            return _STOPPED
         try:
             if isinstance(result, ConfigurationError):
                 raise result
             lines = self._put_in_force(old, result)
         except ConfigurationError as e:
-            done(self._refused(e.mistakes))
-            return
+            return self._refused(e.mistakes)
         for line in lines or ("nothing has changed",):
             _log.info("reloaded: {line}", line=line)
         for warning in warnings:
             _log.warn("warning: {line}", line=warning)
-        done({"ok": True, "generation": self._core.generation, "changes": list(lines), "warnings": list(warnings)})
+        return {"ok": True, "generation": self._core.generation, "changes": list(lines), "warnings": list(warnings)}
 
     def _put_in_force(self, old: Settings, new: Settings) -> Sequence[str]:
         found = changes(old, new)
@@ -159,3 +174,6 @@ def _warnings(settings: Settings, core: Core) -> list[str]:
 
 def _refusal(word: Refusal, reason: str) -> dict[str, Any]:
     return {"ok": False, "error": word.value, "reason": reason, "mistakes": []}
+
+
+_STOPPED = _refusal(Refusal.NOT_POSSIBLE, "plumberd is stopping")
