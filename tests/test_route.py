@@ -132,8 +132,8 @@ class Found(SynchronousTestCase):
         (
             "route_for_all",
             b"",
-            leading({}, {"*": "tls://u:hunter2@{service}"}),
-            ("route: * = tls://u:***@pong:9001",),
+            leading({}, {"*": "tls://u:hunter2@h/{service}"}),
+            ("route: * = tls://u:***@h:9001/pong",),
         ),
         ("route", b"", leading({}, {"pong": Uri("tls", "r", 1)}), ("route: pong = tls://r:1",)),
         (
@@ -186,6 +186,11 @@ class Found(SynchronousTestCase):
         ("endpoint", b"pong tls:example.com:443", Refusal.BAD_REQUEST),
         ("file", b"pong ssl:h:1:privateKey=/etc/shadow", Refusal.BAD_REQUEST),
         ("credentials_over_plain_tcp", b"pong tcp://u:p@h", Refusal.BAD_REQUEST),
+        ("credentials_over_udp", b"pong udp://u:p@h/x", Refusal.BAD_REQUEST),
+        ("credentials_over_ws", b"pong ws://u:p@h/x", Refusal.BAD_REQUEST),
+        ("a_user_alone_over_ws", b"pong ws://u@h/x", Refusal.BAD_REQUEST),
+        ("credentials_for_no_service", b"pong tls://u:p@h", Refusal.BAD_REQUEST),
+        ("a_password_without_a_user", b"pong tls://:p@h/x", Refusal.BAD_REQUEST),
         ("reserved_far_service", b"pong tls://h/plumberd", Refusal.DENIED),
         ("reserved_local_service", b"pong unix:///ipc", Refusal.DENIED),
         ("reserved_by_name", b"pong tcp", Refusal.DENIED),
@@ -637,7 +642,7 @@ class Destinations(SynchronousTestCase):
     @each(
         ("tls://h/pong", Uri("tls", "h", 9001, "pong")),
         ("pong", Uri("unix", "", 0, "pong")),
-        ("tls://u:p@h", Uri("tls", "h", 9001, None, "u", "p")),
+        ("tls://u:p@h/x", Uri("tls", "h", 9001, "x", "u", "p")),
     )
     def test_a_client_s_uri_is_read(self, text: str, wanted: Uri) -> None:
         self.assertEqual(parse_target_uri(text), wanted)

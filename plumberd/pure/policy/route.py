@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from plumberd.pure.address import unmapped
+from plumberd.pure.login import check_credentials
 from plumberd.pure.names import check_service, is_reserved, is_service
 from plumberd.pure.pairs import Pairs
 from plumberd.pure.policy.peer import Destination
@@ -242,8 +243,7 @@ def _parse_target_uri(text: str) -> Uri:
         raise Refused(Refusal.BAD_REQUEST, str(e)) from None
     if uri.service is not None:
         check_service(uri.service)
-    if uri.scheme == "tcp" and uri.user is not None:
-        raise Refused(Refusal.BAD_REQUEST, "credentials are not sent over plain tcp")
+    check_credentials(uri)
     return uri
 
 
