@@ -241,7 +241,7 @@ class NotAtAll(ReloadTestCase):
         ("a_rule", 'rules = ["allow out y any", "allow out"]', ["rules[1]"]),
         ("an_unknown_key", "rulez = []", ["rulez"]),
         ("a_type", "[limits]\nrelays = '5'", ["limits.relays"]),
-        ("several", 'handover = "no"\n[limits]\nrelays = 0\nrealys = 5', ["handover", "limits.realys", "limits.relays"]),
+        ("many", 'handover = "no"\n[limits]\nrelays = 0\nrealys = 5', ["handover", "limits.realys", "limits.relays"]),
         ("a_user_that_is_not_there", 'rules = ["allow out y any for user:nobody-at-all"]', ["rules[0]"]),
         ("a_loop_of_redirects", '[redirect]\na = "b"\nb = "a"', ["redirect"]),
         ("a_listener", '[listen]\ntcpd = ["70000"]', ["listen.tcpd[0]"]),
