@@ -31,8 +31,10 @@ DEFAULT_PORTS = {"tcp": 9000, "tls": 9001, "udp": 9000, "ws": 80, "wss": 443}
 FRAMINGS = ("raw", "libipc-2019", "libipc-2020", "libipc-2023", "libipc-zig")
 """What ``?framing=`` may say: how the messages look that are cut into packets."""
 
+_OPTIONS = {"tcp": ("framing",), "unix": ("framing",), "tls": ("framing", "alpn")}
+
 OPTIONS: dict[str, frozenset[str]] = {
-    scheme: frozenset(("framing",) if scheme in ("tcp", "unix") else ()) for scheme in SCHEMES
+    scheme: frozenset(_OPTIONS.get(scheme, ())) for scheme in SCHEMES
 }
 """The options that each scheme knows (``?name=value``). An unknown one is a mistake, never ignored."""
 
@@ -40,6 +42,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*\Z")  # RFC 3986, 3.1
 _UNRESERVED = "A-Za-z0-9._~\\-"  # RFC 3986, 2.3
 _SUB_DELIMS = "!$&'()*+,;="  # RFC 3986, 2.2
 _USERINFO = re.compile(rf"(?:[{_UNRESERVED}{re.escape(_SUB_DELIMS)}]|%[0-9A-Fa-f]{{2}})*\Z")
+_ALPN = re.compile(r"[!-+\--~]{1,64}(?:,[!-+\--~]{1,64}){0,7}\Z")  # RFC 7301, in printable characters
 _OPTION_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}\Z")
 _PORT = re.compile(r"[1-9][0-9]{0,4}\Z")
 
@@ -218,6 +221,8 @@ def _options(text: str, scheme: str, query: str) -> tuple[tuple[str, str], ...]:
             raise _error(text, f"an option that {scheme} does not know; known: {known}")
         try:
             found[name] = percent_decode(value)
+            if name == "alpn" and not _ALPN.match(found[name]):
+                raise UriError("alpn: wanted the names of protocols, separated by commas: h2,http/1.1")
             if name == "framing" and found[name] not in FRAMINGS:
                 raise UriError(f"framing: wanted one of {', '.join(FRAMINGS)}")
         except UriError as e:

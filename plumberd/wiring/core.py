@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
@@ -25,11 +25,14 @@ from plumberd.effects.handover import try_powers
 from plumberd.effects.interfaces import own_addresses
 from plumberd.effects.pipes import PipePool
 from plumberd.effects.poll import Poll
-from plumberd.effects.relay import Relay
 from plumberd.effects.resolve import Resolver
+from plumberd.effects.tls_contexts import Contexts
+from plumberd.effects.tls_handshake import Turns
+from plumberd.effects.tls_pumps import BufferPool
 from plumberd.pure.admission import Admission, FairQueue
 from plumberd.pure.backoff import Backoff
 from plumberd.pure.modes import Mode, Powers
+from plumberd.pure.plumb_handshake import Login
 from plumberd.pure.policy.decide import Policy, Question, Verdict, decide
 from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.subject import ANYBODY, Standing, Subject
@@ -59,6 +62,27 @@ def _is_nowhere(address: IPAddress, port: int) -> bool:
     return False
 
 
+class Carried(Protocol):
+    """A connection that is being carried."""
+
+    def abort(self) -> None:
+        """End it now."""
+
+
+class Cancellable(Protocol):
+    """Something under way."""
+
+    def cancel(self) -> None:
+        """Give it up; nobody is told anything any more."""
+
+
+class Logins(Protocol):
+    """Checks who logs in."""
+
+    def check(self, login: Login, address: IPAddress | None, done: Callable[[bool | Refused], None]) -> Cancellable:
+        """Give *done*, later, whether the login is right, or why it cannot be told."""
+
+
 @dataclass
 class Core:
     """Made once a process by :func:`make_core`; :meth:`close` ends it.
@@ -69,6 +93,10 @@ class Core:
     :ivar relays: what is being carried.
     :ivar registrations: services that are handed their connections.
     :ivar is_here: whether an address and port is one that this process listens on for callers.
+    :ivar tls: what this machine proves and believes, in OpenSSL's terms.
+    :ivar buffers: for what is carried inside TLS.
+    :ivar logins: who checks passwords, where anybody does.
+    :ivar turns: of TLS handshakes, which cost as much as lookups.
     :ivar reload: reads the configuration again; gives, later, the answer of the op.
     :ivar generation: counts the policies that were in force; what was decided under another is decided again.
     """
@@ -87,7 +115,11 @@ class Core:
     patience: Deadlines
     census: Census
     pipes: PipePool = field(default_factory=PipePool)
-    relays: set[Relay | Half] = field(default_factory=set)
+    relays: set[Carried] = field(default_factory=set)
+    buffers: BufferPool = field(default_factory=BufferPool)
+    logins: Logins | None = None
+    turns: Turns = field(init=False)
+    tls: Contexts = field(init=False)
     relay_places: FairQueue[str, None] = field(init=False)
     registrations: Registrations = field(init=False)
     backoff: Backoff = field(default_factory=Backoff)
@@ -104,6 +136,7 @@ class Core:
     def __post_init__(self) -> None:
         self.relay_places = FairQueue(1, 1, 0)
         self.registrations = Registrations(self.services, self.descriptors // 4)
+        self.turns = Turns(self.poll)
         self.reconfigure(self.settings)
         self._begin_audit_only()
 
@@ -148,6 +181,8 @@ class Core:
         self.inspector.tell_cgroup = _wants_cgroup(settings, self.powers)
         self._asks_who = settings.policy.asks_who or settings.routes.asks_who
         self.backoff.clear()
+        # New ones for each generation: with the keys of its tickets, and what it believes.
+        self.tls = Contexts(settings.tls, settings.peers)
         if settings.audit_only_seconds != before.audit_only_seconds:
             self._begin_audit_only()
         self._put_in_force()
@@ -197,7 +232,7 @@ class Core:
                 reason = f"relays_per_peer={places.per_key}: so many are carried for {peer} already"
             raise Refused(Refusal.BUSY, reason)
 
-    def end_relay(self, peer: str, relay: Relay | Half) -> None:
+    def end_relay(self, peer: str, relay: Carried) -> None:
         """Count one less."""
         self.relays.discard(relay)
         self.relay_places.leave(peer)

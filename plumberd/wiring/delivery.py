@@ -70,3 +70,23 @@ def _relayed(
     relay = Relay(core.poll, core.reactor, core.pipes, ours, sock, done, forth=forth, back=back)
     core.relays.add(relay)
     return relay, theirs
+
+
+def as_stream(core: Core, service: socket.socket, framing: str) -> socket.socket:
+    """Return a UNIX stream that leads to *service*, for who can carry nothing else; it owns *service* from then on.
+
+    :param framing: how messages look, where the service has packets.
+    :raises OSError: there are no descriptors; *service* is closed.
+    """
+    if service.type == socket.SOCK_STREAM and service.family == socket.AF_UNIX:
+        return service
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError:
+        service.close()
+        raise
+    forth, back = make_pumps(ours, service, core.pipes, framing)
+    relay = Relay(core.poll, core.reactor, core.pipes, ours, service, core.relays.discard, forth=forth, back=back)
+    core.relays.add(relay)
+    relay.start()
+    return theirs

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from plumberd.effects.audit import Outcome
 from plumberd.effects.deadline import Deadlines
 from plumberd.pure.admission import Admission, FairQueue
-from plumberd.pure.handshake import called, refusal
+from plumberd.pure.handshake import called
 from plumberd.pure.modes import Mode
 from plumberd.pure.pairs import Pairs
 from plumberd.pure.policy.decide import Question, Verdict
@@ -97,6 +97,8 @@ class Inbound:
         self._over = False
         self._refused: Refusal | None = None
         self.is_named = False
+        self.hops = 0
+        """How many gateways it has come through, as the last one says."""
 
     def begin(self) -> bool:
         """Count this caller and give it its deadline; tell whether it may go on."""
@@ -167,8 +169,8 @@ class Inbound:
         """Say ok and relay; owns *service* from then on."""
         raise NotImplementedError
 
-    def tell(self, data: bytes) -> None:
-        """Send a refusal and hang up in order."""
+    def tell(self, word: Refusal) -> None:
+        """Refuse and hang up in order."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -184,7 +186,7 @@ class Inbound:
         registration = self.core.registrations.find(way.local_service)
         if registration is not None and self.offer(registration):
             return
-        traveller = Traveller(account_of(self.who), caller=self.who, rule=self.rule)
+        traveller = Traveller(account_of(self.who), caller=self.who, rule=self.rule, hops=self.hops + 1)
         self._approach = approach = Approach(
             self.core,
             name,
@@ -218,11 +220,24 @@ class Inbound:
         """
         assert approach.to is not None and approach.verdict is not None
         check_leads_away(self.core, self._service, approach.to, approach.verdict.addresses)
+        self.take_place()
+        go_on()
+
+    def take_place(self) -> None:
+        """Take a place among the relays; it is given back, or :meth:`let_in` makes it the relay's.
+
+        :raises Refused: ``busy``.
+        """
         if not self._has_place:
             self._account = account_of(self.who)
             self.core.begin_relay(self._account)
             self._has_place = True
-        go_on()
+
+    def let_in(self) -> None:
+        """It is granted: all that is held while a caller is being let in goes back, but for the relay's place."""
+        self._has_place = False
+        self.note("granted", "")
+        self.leave()
 
     def _reached(self, result: Reached | Refused, first_read: bytes) -> None:
         if isinstance(result, Refused):
@@ -233,9 +248,7 @@ class Inbound:
             guard(self.refuse, self._decide, first_read)
             return
         self._address = result.address
-        self._has_place = False  # it is the relay's from now on
-        self.note("granted", "")
-        self.leave()
+        self.let_in()
         self.carry(result.sock)
 
     def _mark(self, step: str) -> None:
@@ -256,16 +269,17 @@ class Inbound:
     def refuse(self, refused: Refused) -> None:
         self.note(refused.word.value, refused.reason)
         self.core.connect_deadline.cancel(self)
+        self.core.census.withdraw(self)
         if self._approach is not None:
             self._approach.cancel()
         self._give_place_back()
         self._refused = refused.word
         if not self.callers.refusals.is_set(self):
-            self.tell(refusal(refused.word))
+            self.tell(refused.word)
 
     def _refusal_is_due(self) -> None:
         if self._refused is not None:
-            self.tell(refusal(self._refused))
+            self.tell(self._refused)
 
     def _too_slow(self) -> None:
         self.note("timeout", f"no name within {self.core.patience.seconds:g} seconds")

@@ -8,7 +8,7 @@ import socket
 from plumberd.effects.poll import ERR, HUP
 from plumberd.effects.pumps import make_pumps
 from plumberd.effects.relay import Relay
-from plumberd.pure.handshake import GRANTED, NAME_READ_BYTES
+from plumberd.pure.handshake import GRANTED, NAME_READ_BYTES, refusal
 from plumberd.pure.modes import COUNTED, Mode, choose_local_mode, choose_mode
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.who import RemoteWho
@@ -137,11 +137,11 @@ class RawInbound(Inbound):
             self.note("gone", "hung up before it was let in")
         self.drop()
 
-    def tell(self, data: bytes) -> None:
+    def tell(self, word: Refusal) -> None:
         """See :meth:`Inbound.tell`."""
         try:
             if self.published is None:
-                self._sock.send(data)
+                self._sock.send(refusal(word))
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:
             self.drop()

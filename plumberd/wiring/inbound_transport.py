@@ -7,10 +7,10 @@ import socket
 from typing import Any
 
 from plumberd.effects.endpoint_relay import Half
-from plumberd.effects.pumps import make_pumps
-from plumberd.effects.relay import Relay
-from plumberd.pure.handshake import GRANTED
+from plumberd.pure.handshake import GRANTED, refusal
+from plumberd.pure.refusals import Refusal
 from plumberd.pure.who import RemoteWho
+from plumberd.wiring.delivery import as_stream
 from plumberd.wiring.inbound import HOLD_SECONDS, Callers, Inbound
 
 
@@ -31,7 +31,7 @@ class TransportInbound(Inbound):
         if self.published is None:
             self.half.wire.write(GRANTED)
         try:
-            self._local = local = self.core.adopt(self._as_stream(service))
+            self._local = local = self.core.adopt(as_stream(self.core, service, self.framing))
         except OSError:
             self.half.abort()
             return
@@ -39,40 +39,16 @@ class TransportInbound(Inbound):
             local.hold(self.core.reactor, HOLD_SECONDS)
         self.half.join(local)
 
-    def tell(self, data: bytes) -> None:
+    def tell(self, word: Refusal) -> None:
         """See :meth:`Inbound.tell`."""
         if self.published is None:
-            self.half.wire.write(data)
+            self.half.wire.write(refusal(word))
         self.callers.lingering.set(self, self.drop)
         self.half.wire.loseConnection()
 
     def close(self) -> None:
         """See :meth:`Inbound.close`."""
         self.half.abort()
-
-    def _as_stream(self, service: socket.socket) -> socket.socket:
-        """Return a UNIX stream that leads to *service*: a transport knows no packets, and no TCP socket of ours."""
-        if service.type == socket.SOCK_STREAM and service.family == socket.AF_UNIX:
-            return service
-        try:
-            ours, theirs = socket.socketpair()
-        except OSError:
-            service.close()
-            raise
-        forth, back = make_pumps(ours, service, self.core.pipes, self.framing)
-        relay = Relay(
-            self.core.poll,
-            self.core.reactor,
-            self.core.pipes,
-            ours,
-            service,
-            self.core.relays.discard,
-            forth=forth,
-            back=back,
-        )
-        self.core.relays.add(relay)
-        relay.start()
-        return theirs
 
     def _made(self, half: Half) -> None:
         self.who = _transport_peer(half.wire.getPeer())

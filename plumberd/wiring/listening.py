@@ -18,7 +18,7 @@ _quote: Callable[[str], str] = endpoints.quoteStringArgument
 BACKLOG = 4096
 """Twisted's own is 50."""
 
-_PLAIN = ("tcp", "tcp6", "unix", "systemd")
+PLAIN = ("tcp", "tcp6", "unix", "systemd")
 """Endpoints whose ports have a socket of their own; ``ssl:`` and ``haproxy:`` ports only look the same."""
 
 _SHORT = re.compile(r"(?:(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9-]*\.[A-Za-z0-9.-]*|localhost):)?(?P<port>[0-9]+)\Z")
@@ -60,7 +60,7 @@ _WANTED = "wanted PORT, HOST:PORT or a Twisted server endpoint string such as tc
 
 def is_plain(description: str) -> bool:
     """Tell whether the endpoint's port has a raw socket that can be accepted from."""
-    return description.partition(":")[0] in _PLAIN
+    return description.partition(":")[0] in PLAIN
 
 
 def raw_socket(port: Any) -> socket.socket:

@@ -18,7 +18,6 @@ from typing import Any, Protocol
 from plumberd.effects.audit import Outcome
 from plumberd.effects.conversation import Conversation
 from plumberd.effects.credentials import Sender
-from plumberd.effects.endpoint_relay import Half
 from plumberd.effects.relay import Relay
 from plumberd.pure.admission import Admission, FairQueue
 from plumberd.pure.dialects import Kind, Request
@@ -159,12 +158,12 @@ class Lookup:
         self._sock, self._address = result.sock, result.address
         guard(self._refuse, self._deliver)
 
-    def _ended_of(self, generation: int) -> Callable[[Half, int, int], None]:
-        """Return what is told the end of an endpoint's relay; one that was made under another policy is not ours."""
+    def _ended_of(self, generation: int) -> Callable[[str, int, int], None]:
+        """Return what is told the end of what something else carries; under another policy it was not ours."""
 
-        def ended(half: Half, up: int, down: int) -> None:
+        def ended(ending: str, up: int, down: int) -> None:
             if self._granted and generation == self._generation:
-                self._note("ended", "reset" if half.reset else "closed", up, down)
+                self._note("ended", ending, up, down)
 
         return ended
 

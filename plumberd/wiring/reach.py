@@ -15,6 +15,9 @@ from plumberd.effects.call import SchemeCall, TcpCall
 from plumberd.effects.dial_tcp import Owner, TcpDial
 from plumberd.effects.dial_unix import UnixDial
 from plumberd.effects.endpoint_relay import Half
+from plumberd.effects.relay import Relay
+from plumberd.effects.tls_pumps import make_tls_pumps
+from plumberd.effects.tls_wire import Wire
 from plumberd.pure.modes import Mode
 from plumberd.pure.policy.peer import Destination
 from plumberd.pure.policy.route import Endpoint
@@ -24,8 +27,9 @@ from plumberd.pure.who import LocalWho, RemoteWho
 from plumberd.wiring.core import Core
 from plumberd.wiring.endpoint_dial import EndpointDial
 from plumberd.wiring.registrations import Offer, Registration, told_of
+from plumberd.wiring.tls_dial import TlsDial
 
-SERVED = ("tcp", "unix")
+SERVED = ("tcp", "tls", "unix")
 """The schemes that something here carries; others are ``not-possible``."""
 
 
@@ -37,18 +41,21 @@ class Traveller:
     :ivar who: the local client, as whom local services are connected to; ``None`` is the broker itself.
     :ivar owner: whom a TCP socket is given to before it connects.
     :ivar packets: whether packets are wanted, rather than a stream.
-    :ivar ended: told when the relay of an endpoint, which began with its connection, is over.
+    :ivar ended: told how it ended, and the bytes up and down, when what something else carries is over, which
+        began with its connection.
     :ivar caller: the remote caller, where it is one.
     :ivar rule: what has let that in.
+    :ivar hops: how many gateways the connection will have come through.
     """
 
     account: str
     who: LocalWho | None = None
     owner: Owner | None = None
     packets: bool = False
-    ended: Callable[[Half, int, int], None] | None = None
+    ended: Callable[[str, int, int], None] | None = None
     caller: RemoteWho | None = None
     rule: str = ""
+    hops: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,8 @@ def carrier_of(core: Core, target: Uri | Endpoint, addresses: tuple[IPAddress, .
     """Return, for people, what else carries the bytes to *target*, so that there is no socket to give away."""
     if isinstance(target, Endpoint):
         return "an administrator's endpoint"
+    if target.scheme == "tls":
+        return "tls"
     return "the scheme daemon's process" if _for_scheme_daemon(core, target, addresses) else ""
 
 
@@ -137,7 +146,7 @@ class Reach:
         check_served(target)
         done: Callable[[socket.socket | Refused], None]
         if isinstance(target, Endpoint):
-            done, ended = self._other_connected, traveller.ended or _unheard
+            done, ended = self._other_connected, self._endpoint_ended
             self._go(EndpointDial(self._core, target.description, traveller.account, done, ended))
         elif target.scheme == "unix" and (registration := self._core.registrations.find(target.service)):
             self._offer(registration)
@@ -199,10 +208,51 @@ class Reach:
             return
         self._sock, self._address = result
         assert isinstance(self._target, Uri)
-        if self._target.service is None:
+        if self._target.scheme == "tls":
+            hops = self._traveller.hops
+            self._go(TlsDial(self._core, self._sock, self._target, hops, self._secured, self._mark))
+        elif self._target.service is None:
             self._finish()
         else:
             self._go(TcpCall(self._core.poll, self._sock, self._target.service, self._answered))
+
+    def _secured(self, result: Wire | Refused) -> None:
+        """Carry what is inside TLS: the other end of a pair is what was asked for."""
+        self._step = None
+        sock, self._sock = self._sock, None
+        assert sock is not None
+        if isinstance(result, Refused):
+            sock.close()
+            self._done(result)
+            return
+        core, account = self._core, self._traveller.account
+        try:
+            core.begin_relay(account)
+        except Refused as e:
+            sock.close()
+            self._done(e)
+            return
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as e:
+            core.relay_places.leave(account)
+            sock.close()
+            self._done(Refused(Refusal.BUSY, f"no descriptors for a relay: {e.strerror}"))
+            return
+        forth, back = make_tls_pumps(result, sock, ours, core.buffers)
+        relay = Relay(core.poll, core.reactor, core.pipes, sock, ours, self._carried, forth=forth, back=back)
+        core.relays.add(relay)
+        relay.start()
+        self._done(Reached(theirs, self._address))
+
+    def _carried(self, relay: Relay) -> None:
+        self._core.end_relay(self._traveller.account, relay)
+        if self._traveller.ended is not None:
+            self._traveller.ended(relay.ending, relay.down, relay.up)  # up is from the client to the far side
+
+    def _endpoint_ended(self, half: Half, up: int, down: int) -> None:
+        if self._traveller.ended is not None:
+            self._traveller.ended("reset" if half.reset else "closed", up, down)
 
     def _answered(self, result: Refused | None) -> None:
         self._step = None
@@ -217,10 +267,6 @@ class Reach:
         sock, self._sock = self._sock, None
         assert sock is not None
         self._done(Reached(sock, self._address))
-
-
-def _unheard(half: Half, up: int, down: int) -> None:
-    """Nobody wants to know: what is carried behind it tells its own end."""
 
 
 def _for_scheme_daemon(core: Core, uri: Uri, addresses: tuple[IPAddress, ...]) -> IPAddress | None:

@@ -12,6 +12,7 @@ from plumberd.pure.policy.decide import Policy
 from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.route import Routes, Target
 from plumberd.pure.policy.rule import Rule
+from plumberd.pure.tls import PeerSettings, TlsSettings
 
 PARTS = ("broker", "tcpd")
 """What ``--part`` may say."""
@@ -72,6 +73,10 @@ class Settings:
     :ivar framings: services with how their messages look, where that was said.
     :ivar tcpd: server endpoint strings to listen on for the handshake.
     :ivar publish: services with the server endpoint strings of their plain listeners.
+    :ivar tlsd: the same for the handshake inside TLS.
+    :ivar publish_tls: services with the endpoint strings of their plain listeners inside TLS.
+    :ivar tls: what this machine proves and believes.
+    :ivar peers: what it proves to single destinations, by ``host:port``.
     :ivar parts: the parts that run alone in this process; empty where all run together.
     :ivar broker_uids: users, besides root and our own, whose brokers may ask this scheme daemon.
     :ivar service_uids: users other than root and the broker who may serve a name.
@@ -96,6 +101,10 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     tcpd: tuple[str, ...] = ()
     publish: tuple[tuple[str, str], ...] = ()
+    tlsd: tuple[str, ...] = ()
+    publish_tls: tuple[tuple[str, str], ...] = ()
+    tls: TlsSettings = field(default_factory=TlsSettings)
+    peers: Mapping[str, PeerSettings] = field(default_factory=dict)
     parts: frozenset[str] = frozenset()
     broker_uids: frozenset[int] = frozenset()
     service_uids: frozenset[int] = frozenset()

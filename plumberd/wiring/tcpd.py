@@ -21,11 +21,14 @@ from plumberd.effects.accept import Acceptor
 from plumberd.effects.dial_tcp import remote_address
 from plumberd.effects.endpoint_relay import Half, HalfFactory
 from plumberd.effects.rundir import identity
+from plumberd.effects.tls_contexts import Inward
+from plumberd.pure.plumb_handshake import ALPN
 from plumberd.pure.uri import IPAddress, show_host
 from plumberd.pure.who import RemoteWho
 from plumberd.wiring.core import Core
 from plumberd.wiring.inbound import Callers, Inbound
 from plumberd.wiring.inbound_raw import RawInbound
+from plumberd.wiring.inbound_tls import TlsInbound
 from plumberd.wiring.inbound_transport import TransportInbound
 from plumberd.wiring.listening import is_plain, raw_socket, server_from_string
 from plumberd.wiring.settings import Settings
@@ -40,15 +43,18 @@ class Wanted:
     """An endpoint to listen on.
 
     :ivar published: the one service of a plain listener, whose callers name none.
+    :ivar tls: whether all of it is inside TLS.
     """
 
     description: str
     published: str | None = None
+    tls: bool = False
 
     def __str__(self) -> str:
-        """As the option says it."""
-        option = "--tcpd" if self.published is None else f"--publish {self.published}"
-        return f"{option} {self.description}"
+        """As the option says it, or the key."""
+        if self.published is not None:
+            return f"{'listen.publish_tls.' if self.tls else '--publish '}{self.published} {self.description}"
+        return f"{'--tlsd' if self.tls else '--tcpd'} {self.description}"
 
 
 def wanted_by(settings: Settings) -> list[Wanted]:
@@ -56,6 +62,8 @@ def wanted_by(settings: Settings) -> list[Wanted]:
     return [
         *(Wanted(description) for description in settings.tcpd),
         *(Wanted(description, name) for name, description in settings.publish),
+        *(Wanted(description, None, True) for description in settings.tlsd),
+        *(Wanted(description, name, True) for name, description in settings.publish_tls),
     ]
 
 
@@ -65,6 +73,7 @@ class _Listening:
     port: IListeningPort
     identity: tuple[int, int] | None = None
     acceptor: Acceptor | None = None
+    inward: Inward | None = None
 
     def stop(self) -> Deferred[Any]:
         """Listen no more; who has been accepted goes on."""
@@ -99,7 +108,10 @@ class Tcpd:
         found = []
         for listening in self._listening:
             name = listening.wanted.published
-            found.append(f"{f'publishes {name}' if name else 'tcpd'} on {_show(listening.port.getHost())}")
+            daemon = "tlsd" if listening.wanted.tls else "tcpd"
+            inside = " inside TLS" if listening.wanted.tls else ""
+            what = f"publishes {name}{inside}" if name else daemon
+            found.append(f"{what} on {_show(listening.port.getHost())}")
         return found
 
     def listen(self, wanted: Wanted) -> Deferred[None]:
@@ -123,8 +135,10 @@ class Tcpd:
                 with contextlib.suppress(OSError, ValueError):
                     one.identity = identity(path)
                     self.core.own.add(one.identity)
+            if wanted.tls:
+                one.inward = self._inward(wanted)
             if plain:
-                take = functools.partial(self._accepted, published)
+                take = functools.partial(self._accepted, one)
                 one.acceptor = Acceptor(self.core.poll, self.core.reactor, raw_socket(port), take)
                 one.acceptor.start()
 
@@ -153,8 +167,11 @@ class Tcpd:
         self._stop_all([listening for listening in before if _take(idle, listening.wanted)])
 
     def reconfigure(self) -> None:
-        """Take the limits that are in force now."""
+        """Take the limits that are in force now, and what TLS proves and believes; who is in TLS already stays."""
         self.callers.reconfigure()
+        for listening in self._listening:
+            if listening.wanted.tls:
+                listening.inward = self._inward(listening.wanted)
 
     def stop(self) -> list[Deferred[Any]]:
         """Stop listening and drop who has not been let in; return what is still closing."""
@@ -165,6 +182,10 @@ class Tcpd:
 
     def _begin(self, wanted: Wanted, late: Callable[[Wanted, Failure], None]) -> None:
         failures: list[Failure] = []
+        if wanted.tls and not is_plain(wanted.description):
+            raise ListenError(
+                f"{wanted}: inside TLS only endpoints with a socket of their own: tcp, tcp6, unix, systemd"
+            )
         try:
             listening = self.listen(wanted).addErrback(failures.append)
         except Exception as e:  # each endpoint parser has errors of its own: a certificate that has gone, say
@@ -193,17 +214,26 @@ class Tcpd:
                     return True
         return False
 
-    def _accepted(self, published: str | None, sock: socket.socket) -> None:
+    def _inward(self, wanted: Wanted) -> Inward:
+        alpn = (ALPN.decode("ascii"),) if wanted.published is None else self.core.settings.tls.alpn
+        return self.core.tls.inward(alpn)
+
+    def _accepted(self, listening: _Listening, sock: socket.socket) -> None:
         sock.setblocking(False)
-        who = RemoteWho("tcp", None)
+        scheme = "tls" if listening.wanted.tls else "tcp"
+        who = RemoteWho(scheme, None)
         if sock.family != socket.AF_UNIX:
             try:
                 address, port = remote_address(sock)
             except OSError:
                 sock.close()
                 return
-            who = RemoteWho("tcp", address, port)
-        RawInbound(self.callers, who, sock, published).start()
+            who = RemoteWho(scheme, address, port)
+        published = listening.wanted.published
+        if listening.inward is None:
+            RawInbound(self.callers, who, sock, published).start()
+        else:
+            TlsInbound(self.callers, who, sock, listening.inward, published).start()
 
 
 def _take(idle: list[Wanted], wanted: Wanted) -> bool:

@@ -1,0 +1,44 @@
+"""What a certificate proves, as conditions of rules are written: ``cert:NAME`` and ``spiffe://DOMAIN/PATH``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from plumberd.pure.policy.subject import ConditionError, parse_condition
+
+SPIFFE = "spiffe://"
+
+MOST_NAMES = 64
+"""So many names of a certificate count; each is tried against rules."""
+
+
+def certified(dns_names: Iterable[str], uris: Iterable[str]) -> frozenset[str]:
+    """Return the identities in a certificate that was verified.
+
+    A name that no rule could say counts for nothing. A certificate has one SPIFFE ID, and with it no
+    other URI (X509-SVID, 2 and 5.2): with more of them it is nobody's.
+    """
+    words = [f"cert:{name}" for name in list(dns_names)[:MOST_NAMES]]
+    found = list(uris)
+    if len(found) == 1 and found[0].startswith(SPIFFE):
+        words.append(found[0])
+    return frozenset(word for text in words if (word := _condition(text)) is not None)
+
+
+def keyed(psk_identity: str) -> frozenset[str]:
+    """Return the identity that a pre-shared key proves."""
+    word = _condition(f"psk:{psk_identity}")
+    return frozenset(() if word is None else (word,))
+
+
+def logged_in(user: str) -> frozenset[str]:
+    """Return the identity that a login proves."""
+    word = _condition(f"login:{user}")
+    return frozenset(() if word is None else (word,))
+
+
+def _condition(text: str) -> str | None:
+    try:
+        return str(parse_condition(text))
+    except ConditionError:
+        return None

@@ -1,0 +1,245 @@
+"""A remote caller inside TLS: it proves who it is, then names a service, unless that is published."""
+
+from __future__ import annotations
+
+import socket
+
+from plumberd.effects import openssl
+from plumberd.effects.relay import Relay
+from plumberd.effects.tls_contexts import Inward, fault_of
+from plumberd.effects.tls_handshake import TlsHandshake
+from plumberd.effects.tls_pumps import make_tls_pumps
+from plumberd.effects.tls_wire import Wire
+from plumberd.pure.certificates import dns_names, uris
+from plumberd.pure.identities import certified, keyed, logged_in
+from plumberd.pure.plumb_handshake import ALPN, GRANTED, MOST_HOPS, Called, Request, refusal
+from plumberd.pure.refusals import Refusal, Refused
+from plumberd.pure.who import RemoteWho
+from plumberd.wiring.approach import guard
+from plumberd.wiring.core import Cancellable
+from plumberd.wiring.delivery import as_stream
+from plumberd.wiring.inbound import Callers, Inbound
+from plumberd.wiring.registrations import Offer, Registration, told_of
+
+
+class TlsInbound(Inbound):
+    """A caller on a socket of its own, inside TLS."""
+
+    def __init__(
+        self, callers: Callers, who: RemoteWho, sock: socket.socket, inward: Inward, published: str | None = None
+    ) -> None:
+        super().__init__(callers, who, published)
+        self._sock = sock
+        self._inward = inward
+        self._called = Called()
+        self._step: TlsHandshake | None = None
+        self._wire: Wire | None = None
+        self._checking: Cancellable | None = None
+        self._unsaid: bytes | None = None
+        self._service_sock: socket.socket | None = None
+
+    def start(self) -> None:
+        """Wait for the TLS handshake."""
+        if not self.begin():
+            self._sock.close()
+            return
+        connection = openssl.connect(self._inward.context, self._sock, server=True)
+        self._step = TlsHandshake(
+            self.core.poll,
+            self._sock,
+            connection,
+            self._secured,
+            server=True,
+            fault_of=fault_of,
+            turns=self.core.turns,
+        )
+        self._step.start()
+
+    # -- what Inbound asks for
+
+    def offer(self, registration: Registration) -> bool:
+        """See :meth:`Inbound.offer`: the claimant gets one end of a pair, and is told who has proved what."""
+        registration.check_room()
+        self.take_place()
+        ours, theirs = socket.socketpair()
+        self.let_in()
+        registration.offer(Offer(theirs, self.mode.value, told_of(self.who, self.rule)))
+        self.carry(ours)
+        return True
+
+    def carry(self, service: socket.socket) -> None:
+        """See :meth:`Inbound.carry`."""
+        try:
+            self._service_sock = as_stream(self.core, service, self.framing)
+        except OSError:
+            self._sock.close()
+            self.core.relay_places.leave(self._account)
+            self.note("ended", "no descriptors for a relay")
+            return
+        if self.published is None:
+            self._unsaid = GRANTED
+        self.core.relays.add(self)
+        self._watch()
+        self._say()
+
+    def tell(self, word: Refusal) -> None:
+        """See :meth:`Inbound.tell`."""
+        if self._wire is None:
+            self.drop()
+            return
+        if self.published is None:
+            # To who has proved nothing every refusal is the same.
+            self._unsaid = refusal(word if self.who.identities else Refusal.DENIED)
+        self.callers.lingering.set(self, self.drop)
+        self._watch()
+        self._say()
+
+    def close(self) -> None:
+        """See :meth:`Inbound.close`."""
+        if self._step is not None:
+            self._step.cancel()
+            self._step = None
+        checking, self._checking = self._checking, None
+        if checking is not None:
+            checking.cancel()
+        if self._sock.fileno() >= 0:
+            self.core.poll.forget(self._sock.fileno())
+            self._sock.close()
+
+    def abort(self) -> None:
+        """End what is about to be a relay: plumberd stops."""
+        service, self._service_sock = self._service_sock, None
+        if service is not None:
+            service.close()
+            self.core.end_relay(self._account, self)
+            self.note("ended", "aborted")
+        self.close()
+
+    # -- the steps
+
+    def _secured(self, result: Wire | Refused) -> None:
+        self._step = None
+        self._mark("tls")
+        if isinstance(result, Refused):
+            self.note(result.word.value, result.reason)
+            self.drop()
+            return
+        self._wire = wire = result
+        self.who = RemoteWho(self.who.scheme, self.who.address, self.who.port, _proved(wire))
+        if self.published is not None:
+            self.named(self.published.encode())
+        elif wire.alpn != ALPN.decode("ascii"):
+            self.note(Refusal.BAD_REQUEST.value, "a TLS client that is no plumberd (ALPN plumb/1)")
+            self.drop()
+        else:
+            self._watch()
+            self._ready(0)
+
+    def _watch(self) -> None:
+        if self.core.poll.watches(self._sock.fileno()):
+            self.core.poll.redirect(self._sock.fileno(), self._ready)
+        else:
+            self.core.poll.watch(self._sock.fileno(), self._ready)
+
+    def _ready(self, events: int) -> None:
+        if self._unsaid is not None:
+            self._say()
+        elif not self.is_named and self._checking is None:
+            self._read()
+
+    def _read(self) -> None:
+        wire = self._wire
+        assert wire is not None
+        request: Request | None = None
+        try:
+            while request is None:
+                data = wire.recv(self._called.wanted_bytes)
+                if not data:
+                    raise ConnectionResetError
+                request = self._called.receive(data)
+        except BlockingIOError:
+            return
+        except Refused as e:
+            self.is_named = True
+            self.refuse(e)
+            return
+        except OSError:
+            self.note("gone", "hung up without naming a service")
+            self.drop()
+            return
+        self.core.poll.forget(self._sock.fileno())
+        wire.give_back(self._called.rest)
+        self._asked(request)
+
+    def _asked(self, request: Request) -> None:
+        self.hops = request.hops
+        if request.hops > MOST_HOPS:
+            self.is_named = True
+            self.refuse(Refused(Refusal.NOT_POSSIBLE, f"a chain of more than {MOST_HOPS} gateways"))
+        elif request.login is None:
+            self.named(request.service.encode())
+        elif self.core.logins is None:
+            self.is_named = True
+            self.refuse(Refused(Refusal.UNAUTHENTICATED, "it logs in, and nobody here checks passwords"))
+        else:
+            user = request.login.user
+
+            def checked(result: bool | Refused) -> None:
+                self._checking = None
+                guard(self.refuse, self._logged_in, request.service, user, result)
+
+            self._checking = self.core.logins.check(request.login, self.who.address, checked)
+
+    def _logged_in(self, service: str, user: str, result: bool | Refused) -> None:
+        self._mark("login")
+        if isinstance(result, Refused):
+            self.is_named = True
+            raise result
+        if not result:
+            self.is_named = True
+            raise Refused(Refusal.UNAUTHENTICATED, f"the login of {user!r} is wrong")
+        proved = self.who.identities | logged_in(user)
+        self.who = RemoteWho(self.who.scheme, self.who.address, self.who.port, proved)
+        self.named(service.encode())
+
+    def _say(self) -> None:
+        """Say ok or no, and go on: to the relay, or to the end."""
+        wire, service = self._wire, self._service_sock
+        assert wire is not None
+        try:
+            if self._unsaid is not None:
+                wire.send(self._unsaid)
+                self._unsaid = None
+            if service is None:
+                wire.close_notify()
+        except BlockingIOError:
+            return
+        except OSError:
+            if service is None:
+                self.drop()
+            else:
+                self.abort()
+            return
+        if service is not None:
+            self._relay(wire, service)
+
+    def _relay(self, wire: Wire, service: socket.socket) -> None:
+        self._service_sock = None
+        core = self.core
+        core.relays.discard(self)
+        forth, back = make_tls_pumps(wire, self._sock, service, core.buffers)
+        relay = Relay(core.poll, core.reactor, core.pipes, self._sock, service, self._carried, forth=forth, back=back)
+        core.relays.add(relay)
+        relay.start()
+
+    def _carried(self, relay: Relay) -> None:
+        self.core.end_relay(self._account, relay)
+        self.note("ended", relay.ending, relay.up, relay.down)
+
+
+def _proved(wire: Wire) -> frozenset[str]:
+    """Return what the handshake has proved, as conditions of rules are written."""
+    if wire.psk_identity is not None:
+        return keyed(wire.psk_identity)
+    chain = wire.peer_chain  # verified, or the handshake had failed
+    return certified(dns_names(chain[0]), uris(chain[0])) if chain else frozenset()

@@ -1,0 +1,120 @@
+"""From a connected TCP socket to TLS: the handshake, and inside it the one that names a service."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+from plumberd.effects import openssl
+from plumberd.effects.tls_call import PlumbCall
+from plumberd.effects.tls_contexts import fault_of
+from plumberd.effects.tls_handshake import TlsHandshake
+from plumberd.effects.tls_wire import Wire
+from plumberd.pure.plumb_handshake import ALPN, Login, request
+from plumberd.pure.refusals import Refusal, Refused
+from plumberd.pure.tls import peer_key
+from plumberd.pure.uri import Uri
+from plumberd.wiring.core import Core
+
+
+class _Step(Protocol):
+    def start(self) -> None: ...
+    def cancel(self) -> None: ...
+
+
+class TlsDial:
+    """One way into TLS on *sock*, which stays its caller's; *done* gets the wire."""
+
+    def __init__(
+        self,
+        core: Core,
+        sock: socket.socket,
+        uri: Uri,
+        hops: int,
+        done: Callable[[Wire | Refused], None],
+        mark: Callable[[str], None],
+    ) -> None:
+        """*hops*: how many gateways the connection has come through, this one included.
+
+        *mark* is told the name of each step that is over.
+        """
+        self._core = core
+        self._sock = sock
+        self._uri = uri
+        self._hops = hops
+        self._done = done
+        self._mark = mark
+        self._step: _Step | None = None
+        self._wire: Wire | None = None
+
+    def start(self) -> None:
+        """Begin; *done* may be called before this returns.
+
+        :raises Refused: what would be said has no place in the handshake.
+        """
+        uri = self._uri
+        offered = (ALPN.decode("ascii"),) if uri.service is not None else tuple(_alpn(uri))
+        outward = self._core.tls.outward(uri.host, uri.port, offered)
+        connection = openssl.connect(outward.context, self._sock, server=False)
+        if outward.server_name:
+            connection.set_tlsext_host_name(outward.server_name.encode("ascii"))
+        self._go(
+            TlsHandshake(
+                self._core.poll,
+                self._sock,
+                connection,
+                self._secured,
+                server=False,
+                fault_of=fault_of,
+                turns=self._core.turns,
+            )
+        )
+
+    def cancel(self) -> None:
+        """Give up; *done* will not be called."""
+        step, self._step = self._step, None
+        if step is not None:
+            step.cancel()
+
+    def _go(self, step: _Step) -> None:
+        self._step = step
+        step.start()
+
+    def _secured(self, result: Wire | Refused) -> None:
+        self._step = None
+        self._mark("tls")
+        if isinstance(result, Refused) or self._uri.service is None:
+            self._done(result)
+            return
+        if result.alpn != ALPN.decode("ascii"):
+            self._done(Refused(Refusal.UNREACHABLE, "the far side speaks TLS, and is no plumberd (ALPN plumb/1)"))
+            return
+        self._wire = result
+        try:
+            question = request(self._uri.service, self._login(), self._hops)
+        except Refused as e:
+            self._done(e)
+            return
+        self._go(PlumbCall(self._core.poll, self._sock, result, question, self._answered))
+
+    def _answered(self, result: Refused | None) -> None:
+        self._step = None
+        self._mark("handshake")
+        assert self._wire is not None
+        self._done(self._wire if result is None else result)
+
+    def _login(self) -> Login | None:
+        """Return who logs in: whom the URI says, else whom this machine is there."""
+        uri = self._uri
+        if uri.user is not None:
+            return Login(uri.user, uri.password or "")
+        peer = self._core.settings.peers.get(peer_key(uri.host, uri.port))
+        if peer is None or peer.login is None:
+            return None
+        return Login(peer.login, peer.password or "")
+
+
+def _alpn(uri: Uri) -> list[str]:
+    told = uri.option("alpn")
+    return told.split(",") if told else []
