@@ -134,6 +134,68 @@ class Defaults(SynchronousTestCase):
         self.assertEqual((verdict.granted, verdict.reason), (False, "tcp:a.example:80 has no address"))
 
 
+class Advice(SynchronousTestCase):
+    """A refusal names the rule that would let just this through."""
+
+    @each(
+        ("a_name", ask("tls://a.example:443"), "allow out pong tls:a.example:443"),
+        ("no_service", ask("tls://a.example:443", service=None), "allow out any tls:a.example:443"),
+        ("an_address", ask("tcp://[2001:db8::1]:80"), "allow out pong tcp:[2001:db8::1]:80"),
+        ("a_name_with_addresses", ask("tcp://a.example:80", "198.51.100.1"), "allow out pong tcp:a.example:80"),
+        ("a_local_service", ask("unix:audio", who=CAGED), "allow out pong unix:audio"),
+        ("a_caller", caller("192.0.2.1"), "allow in pong tcp:192.0.2.1"),
+        ("a_caller_s_zone", caller("fe80::1%eth0"), "allow in pong tcp:[fe80::1]"),
+        ("a_caller_without_address", Question(IN, "pong", Destination("tcp", None, None, None)), "allow in pong any"),
+        ("an_endpoint", Question(OUT, "pong", Destination("tls", "a.example", None, 1, True)), "allow out pong any"),
+        (
+            "an_endpoint_no_service",
+            Question(OUT, None, Destination("unix", None, None, None, True)),
+            "allow out any any",
+        ),
+        (
+            "a_confined_client_s_endpoint",
+            Question(OUT, "pong", Destination("tls", "a.example", None, 1, True), CAGED),
+            "allow out pong tls:a.example:1",
+        ),
+        (
+            "an_endpoint_of_another_kind",
+            Question(OUT, "pong", Destination("ssl", "a.example", None, 1, True), CAGED),
+            "allow out pong any",
+        ),
+        (
+            "an_endpoint_that_tells_nothing",
+            Question(OUT, "pong", Destination("tls", None, None, None, True), CAGED),
+            "allow out pong any",
+        ),
+        ("a_claim", claim("pong"), "allow serve pong"),
+    )
+    def test_it_is_told_at_the_reason_s_end(self, _: str, question: Question, proposed: str) -> None:
+        for lines in ((), (f"deny {question.direction.value} any any",) if question.direction is not SERVE else ()):
+            found = policy(*lines, out=False)
+            verdict = decide(found, question)
+            self.assertIs(verdict.granted, False)
+            self.assertTrue(lines or verdict.reason.endswith(proposed), verdict.reason)
+            self.assertIs(decide(in_front(parse_rule(proposed), found), question).granted, True)
+
+    @each(
+        ("confined", CAGED, "a confined client needs a rule for what leads further: allow out pong tcp:a.example:80"),
+        ("remote", REMOTE, "a remote caller needs a rule for what leads further: allow out pong tcp:a.example:80"),
+        (
+            "local",
+            ANYBODY,
+            "no rule matches, and the default refuses it; a rule for it: allow out pong tcp:a.example:80",
+        ),
+    )
+    def test_the_reason_says_who_needs_it(self, _: str, who: Subject, reason: str) -> None:
+        self.assertEqual(decide(policy(out=False), ask("tcp://a.example:80", who=who)).reason, reason)
+
+    def test_what_is_denied_would_take_one_in_front(self) -> None:
+        self.assertEqual(
+            decide(policy("allow in any any", "deny out any any"), ask("tcp://a.example:80")).reason,
+            "rule 2 denies it; it would take a rule in front of that one: allow out pong tcp:a.example:80",
+        )
+
+
 class First(SynchronousTestCase):
     @each(
         ("allow_first", ("allow out pong any", "deny out pong any"), True),

@@ -281,6 +281,7 @@ class Configured(SynchronousTestCase):
         ("scheme", "tcp", "tls://h", "reserved"),
         ("nothing", "pong", "", "wanted a URI, or a Twisted client endpoint string"),
         ("no_endpoint", "pong", "a/b", "wanted a URI, or a Twisted client endpoint string"),
+        ("too_long_for_a_name", "pong", "x" * 65, "wanted a URI, or a Twisted client endpoint string"),
         ("blank_scheme", "pong", " :x", "wanted a URI, or a Twisted client endpoint string"),
         ("bad_uri", "pong", "tls://h:0", "the port"),
         ("bad_plain_endpoint", "pong", "tcp:h:99999", "the port"),
@@ -344,6 +345,7 @@ class Loops(SynchronousTestCase):
         ("two_own_names", {"a": (to("a", whom=ALICE), to("b")), "b": (to("b", whom=BETA), to("c"))}),
         ("the_own_local_service", {"a": (to(local("a")),)}),
         ("two_ways_to_one_name", {"a": (to("b", whom=ALICE), to("c")), "b": (to("d"),), "c": (to("d"),)}),
+        ("an_own_name_that_is_for_some", {"a": (to("a", whom=ALICE),)}),
         ("targets_that_are_no_names", {"a": (to(WEB, Uri("tls", "a", 1)),)}),
     )
     def test_what_ends_is_none(self, _: str, redirects: dict[str, tuple[Choice, ...]]) -> None:
@@ -364,8 +366,9 @@ class Loops(SynchronousTestCase):
             for turned in (names[::-1], names[4:] + names[:4], names[1::2] + names[::2]):
                 try:
                     check_loops(dict(turned))
-                except RouteError:
+                except RouteError as e:
                     self.assertTrue(refused)
+                    self.assertIn("a chain of 9 redirects, at most 8: s", str(e))
                 else:
                     self.assertFalse(refused)
 
@@ -551,6 +554,7 @@ class Alternatives(SynchronousTestCase):
         ("first", (local("a"), WEB), "a"),
         ("second", (WEB, local("a")), None),
         ("far", (Uri("tls", "h", 1, "a"),), None),
+        ("a_socket_that_is_no_service_s", (Endpoint("unix:/run/x.sock"),), None),
     )
     def test_the_local_service_is_that_of_the_first(
         self, _: str, targets: tuple[Uri | Endpoint, ...], wanted: str | None
@@ -603,6 +607,7 @@ class Destinations(SynchronousTestCase):
         ("tls:host=2001\\:db8\\:\\:7:port=1", Destination("tls", None, (ipaddress.ip_address("2001:db8::7"),), 1)),
         ("tls:\\:\\:ffff\\:192.0.2.7:443", Destination("tls", None, (ipaddress.ip_address("192.0.2.7"),), 443)),
         ("TLS:a.example:443", Destination("tls", "a.example", None, 443)),
+        ("tls:a.example:443:trustRoots=/x=y=z", Destination("tls", "a.example", None, 443)),
         ("tls:a.example:https", Destination("tls", "a.example", None, None)),
         ("tls:192.0.2.7:https", Destination("tls", None, (ipaddress.ip_address("192.0.2.7"),), None)),
         ("tls:a.example", Destination("tls", "a.example", None, None)),
@@ -621,6 +626,7 @@ class Destinations(SynchronousTestCase):
         ("systemd:domain=INET", Destination("systemd", None, None, None, True)),
         ("SSL:a.example:443", Destination("ssl", "a.example", None, 443, True)),
         ("tls:a.example:443:certificate=/c.pem", Destination("tls", "a.example", None, 443, True)),
+        ("tls:a.example:443:30", Destination("tls", "a.example", None, 443, True)),
         ("tls:a.example:443:30::/c.pem", Destination("tls", "a.example", None, 443, True)),
         ("tls:a.example:443:endpoint=unix\\:/x", Destination("tls", "a.example", None, 443, True)),
         ("tls:a.example:443:privateKey=/k.pem", Destination("tls", "a.example", None, 443, True)),
@@ -647,3 +653,7 @@ class Destinations(SynchronousTestCase):
     def test_a_client_s_uri_is_read(self, text: str, wanted: Uri) -> None:
         self.assertEqual(parse_target_uri(text), wanted)
         self.assertTrue(wanted.service is None or is_service(wanted.service))
+
+    def test_a_client_s_uri_is_remembered_where_it_cannot_hold_a_password(self) -> None:
+        for text, kept in (("tls://h/pong", True), ("tls://u:hunter2@h/pong", False)):
+            self.assertEqual(parse_target_uri(text) is parse_target_uri(text), kept)
