@@ -70,6 +70,8 @@ class RawInbound(Inbound):
         else:
             self.mode = choose_mode(wish, who, core.powers)
         self._registration = registration
+        if self.mode is Mode.RELAYED:
+            self.take_place()
         if self.mode not in COUNTED or core.census.admit(self, who.uid, self._counted):
             self._grant()
         return True
@@ -102,11 +104,10 @@ class RawInbound(Inbound):
         registration, sock = self._registration, self._sock
         assert registration is not None
         core = self.core
-        if (
-            self._generation != core.generation
-            and core.registrations.find(self._judge().local_service) is not registration
-        ):
-            raise Refused(Refusal.DENIED, "the configuration has changed meanwhile")
+        if self._generation != core.generation:
+            service = self._judge().local_service
+            if core.registrations.find(service) is not registration:
+                raise Refused(Refusal.DENIED, f"it leads to {service or 'another place'} by now")
         registration.check_room()
         who = registration.who
         core.poll.forget(sock.fileno())
@@ -117,6 +118,7 @@ class RawInbound(Inbound):
         handing = Handing(
             self.mode, packets=False, carried=False, framing=self.framing, peer=peer, account=self._account
         )
+        self._give_place_back()  # the relay takes it
         relay, theirs = prepare(core, sock, handing, self._carried)
         if self.mode in COUNTED:
             core.census.add(self, theirs, who.uid, registration.service, self.mode.value, who.pid, self.ident)
