@@ -19,7 +19,7 @@ from tests.support import DEADLINE_SECONDS, in_thread
 def bare_environ(environ: dict[str, str] | None = None) -> dict[str, str]:
     """Return this process's environment without what names a broker, and with *environ*."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("IPC_")}
-    for name in ("RUNDIR", "XDG_RUNTIME_DIR", "PYTHONUNBUFFERED"):
+    for name in ("RUNDIR", "XDG_RUNTIME_DIR", "PLUMB_FD", "PYTHONUNBUFFERED"):
         env.pop(name, None)
     return {**env, **(environ or {})}
 

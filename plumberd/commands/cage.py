@@ -83,7 +83,7 @@ def shown(cwd: str, home: str, read: Sequence[str], write: Sequence[str]) -> tup
         found[cwd] = Shown(cwd, False)
     for option, paths in (("--read", read), ("--write", write)):
         for path in paths:
-            where = os.path.abspath(path)
+            where = "/" + os.path.abspath(path).lstrip("/")  # two in front would mean the same here
             if where == "/":
                 raise CageError(f"{option} {path}: that is the whole system; name what is needed of it")
             if not os.path.exists(where):
