@@ -6,10 +6,12 @@ import itertools
 import json
 import os
 import socket
+import time
 from typing import Any
 
 from twisted.internet.defer import DeferredList
 
+from plumberd.effects.closing import Closer
 from plumberd.effects.control import A_ROUND, MOST_DESCRIPTORS, ControlSocket
 from plumberd.effects.credentials import Sender
 from plumberd.effects.kernel import is_untaken
@@ -32,6 +34,7 @@ from tests.support import (
     until,
 )
 from tests.tables import each
+from tests.test_closing import QUICK_SECONDS, lingering
 
 LIMIT = 1000
 
@@ -43,6 +46,7 @@ class ControlTestCase(CleanTestCase):
         super().setUp()
         self.poll = Poll(real_reactor, real_reactor)
         self.addCleanup(self.poll.close)
+        self.closer = Closer(real_reactor)
         self.asked: list[tuple[bytes, Sender | None]] = []
         self.socks: list[socket.socket] = []
         self.ended = 0
@@ -58,7 +62,7 @@ class ControlTestCase(CleanTestCase):
         def end(control: ControlSocket) -> None:
             self.ended += 1
 
-        self.ours = control = ControlSocket(self.poll, LIMIT, take, end)
+        self.ours = control = ControlSocket(self.poll, LIMIT, take, end, self.closer)
         self.addCleanup(control.close)
         control.start()
         return Control(self.owned(socket.socket(fileno=control.theirs.detach())))
@@ -200,6 +204,77 @@ class Descriptors(ControlTestCase):
         self.assertEqual(self.asked[0][0], b"again")
 
 
+class Slow(ControlTestCase):
+    """Descriptors whose close takes long; each would otherwise stop everybody."""
+
+    async def test_a_lingering_socket_keeps_who_sent_it_waiting_and_nobody_else(self) -> None:
+        slow, quick = self.control(), self.control()
+        sock, peer = lingering(self)
+        slow.send(b"x", sock.fileno())
+        sock.close()
+        slow.begin_with(b"behind it").close()
+        await until(lambda: self.closer.active)
+        began = time.monotonic()
+        quick.begin_with(b"quick").close()
+        await until(lambda: self.asked)
+        self.assertLess(time.monotonic() - began, QUICK_SECONDS)
+        self.assertEqual([payload for payload, _ in self.asked], [b"quick"])
+        peer.close()  # with bytes unread: a reset, and nothing is waited for any more
+        await until(lambda: len(self.asked) == 2)
+        self.assertEqual(self.asked[1][0], b"behind it")
+
+    async def test_what_lies_in_the_queue_of_one_that_is_closed_stops_nobody(self) -> None:
+        control = self.control()
+        socks = [lingering(self) for _ in range(3)]
+        for sock, _ in socks:
+            control.send(b"x", sock.fileno())
+            sock.close()
+        began = time.monotonic()
+        self.ours.close()
+        self.assertLess(time.monotonic() - began, QUICK_SECONDS)
+        for _, peer in socks:
+            peer.close()
+        await until(lambda: not self.closer.active)
+        self.assertEqual(self.ended, 1)
+
+    async def test_an_answer_socket_with_something_in_its_queue_is_none(self) -> None:
+        control = self.control()
+        sock, peer = lingering(self)
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                socket.send_fds(ours, [b"x"], [sock.fileno()])
+                sock.close()
+                control.send(b"x", theirs.fileno())
+            await until(lambda: self.closer.active)
+            self.assertEqual(self.asked, [])
+            peer.close()
+            await until(lambda: not self.closer.active)
+
+    async def test_nothing_can_be_put_into_the_queue_of_an_answer_socket(self) -> None:
+        with self.control().begin_with(b"x") as sock:
+            await until(lambda: self.asked)
+            self.assertRaises(BrokenPipeError, socket.send_fds, sock, [b"x"], [sock.fileno()])
+            self.socks[0].send(b"an answer")
+            self.assertEqual(sock.recv(100), b"an answer")
+
+    async def test_a_sender_whose_threads_are_busy_is_not_read(self) -> None:
+        self.closer = Closer(real_reactor, 1)
+        slow, other = self.control(), self.control()
+        sock, peer = lingering(self)
+        slow.send(b"x", sock.fileno())
+        sock.close()
+        await until(lambda: self.closer.active)
+        other.begin_with(b"later").close()
+        turns: list[int] = []
+        real_reactor.callLater(0, lambda: real_reactor.callLater(0, turns.append, 1))
+        await until(lambda: turns)
+        self.assertEqual(self.asked, [])
+        peer.close()
+        await until(lambda: self.asked)
+        self.assertEqual(self.asked[0][0], b"later")
+
+
 class Ends(ControlTestCase):
     async def test_it_ends_when_the_last_copy_of_the_other_end_is_closed(self) -> None:
         control = self.control()
@@ -227,7 +302,7 @@ class Ends(ControlTestCase):
 
     def test_closing_tells_once_and_closes_what_was_not_given_away(self) -> None:
         ended: list[ControlSocket] = []
-        control = ControlSocket(self.poll, LIMIT, lambda *_: None, ended.append)
+        control = ControlSocket(self.poll, LIMIT, lambda *_: None, ended.append, self.closer)
         control.start()
         control.close()
         control.close()

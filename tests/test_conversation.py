@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import select
 import socket
 from typing import Any
+from unittest import mock
 
+from twisted.internet.task import Clock
+
+from plumberd.effects.conversation import Conversation
+from plumberd.effects.deadline import Deadlines
+from plumberd.effects.poll import Poll
+from plumberd.pure.dialects import DIALECTS, Request
 from plumberd.pure.limits import Limits
 from plumberd.wiring.broker import Broker
 from plumberd.wiring.service import PlumberdService
 from tests.running import RunningTestCase
-from tests.support import dial, in_thread, native_frame, native_read, read_all, until
+from tests.support import CleanTestCase, Readers, dial, in_thread, native_frame, native_read, read_all, until
+from tests.test_closing import QUICK_SECONDS, lingering, seconds_of
 
 LOOKUP = native_frame({"op": "lookup", "service": "pong"})
 
@@ -88,6 +98,40 @@ class Order(ConversationTestCase):
         sock = self.client(service)
         sock.sendall(native_frame({"op": "status"}) * 50)
         await until(lambda: broker.conversations == 0)
+
+
+class QuickClient(socket.socket):
+    """Our end of a connection whose client has taken and closed each descriptor before we get to run again."""
+
+    client: socket.socket
+
+    def sendmsg(self, *args: Any) -> int:
+        sent = super().sendmsg(*args)
+        _, fds, _, _ = socket.recv_fds(self.client, sent, 1)
+        for fd in fds:
+            os.close(fd)
+        return sent
+
+
+class Closing(CleanTestCase):
+    def test_a_client_that_closes_its_copy_first_lets_us_wait_for_no_linger(self) -> None:
+        poll = Poll(Readers(), Clock())  # type: ignore[arg-type]
+        self.addCleanup(poll.close)
+        client, ours = self.pair()
+        sock = QuickClient(fileno=ours.detach())
+        sock.client = client
+        nobody = mock.Mock()
+        patience = Deadlines(Clock(), 1.0)
+        conversation = Conversation(
+            poll, sock, DIALECTS["native"], patience, 1000, asked=nobody, broken=nobody, gone=nobody
+        )
+        self.addCleanup(conversation.close)
+        handed_over, peer = lingering(self, 3600)
+        grant = functools.partial(conversation.grant, Request("lookup", "pong"))
+        self.assertLess(seconds_of(lambda fd: grant(fd, "locked", "", nobody), handed_over.detach()), QUICK_SECONDS)
+        poll_peer = select.poll()
+        poll_peer.register(peer, select.POLLIN)
+        self.assertTrue(poll_peer.poll(0), "nothing was sent, so there was nothing to wait for")
 
 
 class Senders(ConversationTestCase):

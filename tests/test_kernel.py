@@ -44,6 +44,33 @@ class Queues(ChildTestCase):
         self.assertEqual(kernel.unread_bytes(right.fileno()), 3)
 
 
+class Descriptors(CleanTestCase):
+    def send(self, to: socket.socket, through: socket.socket) -> None:
+        socket.send_fds(through, [b"x"], [to.fileno()])
+
+    def test_a_socket_takes_none_where_none_are_wanted(self) -> None:
+        left, right = self.pair()
+        kernel.take_descriptors(right, wanted=False)
+        self.assertRaises(PermissionError, self.send, left, left)
+        left.sendall(b"bytes")
+        self.assertEqual(right.recv(5), b"bytes")
+
+    def test_it_takes_them_where_they_are_wanted_again(self) -> None:
+        left, right = self.pair()
+        kernel.take_descriptors(right, wanted=False)
+        kernel.take_descriptors(right, wanted=True)
+        self.send(left, left)
+        _, fds, _, _ = socket.recv_fds(right, 1, 1)
+        self.assertEqual(len(fds), 1)
+        os.close(fds[0])
+
+    def test_what_is_no_unix_socket_is_left_alone(self) -> None:
+        left, right = self.tcp_pair()
+        kernel.take_descriptors(left, wanted=False)
+        right.sendall(b"x")
+        self.assertEqual(left.recv(1), b"x")
+
+
 class Groups(ChildTestCase):
     def test_of_a_peer_in_this_process_they_are_its_own(self) -> None:
         left, _ = self.pair()

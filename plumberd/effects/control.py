@@ -3,15 +3,19 @@
 A packet is a JSON object, without a length, with one end of a fresh stream socket
 pair attached. The answer comes over that pair alone: processes that share the
 control socket never read each other's descriptors.
+
+Whatever else comes along is closed aside (:mod:`plumberd.effects.closing`), and until
+it is, nothing more is read here: a sender who makes that slow waits for himself.
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
+from plumberd.effects.closing import Closer
 from plumberd.effects.credentials import Sender, sender_of
 from plumberd.effects.poll import ERR, HUP, Poll
 
@@ -30,23 +34,35 @@ Asked = Callable[[socket.socket, bytes, "Sender | None"], None]
 class ControlSocket:
     """Owns our end; ends when every copy of the other one is closed."""
 
-    def __init__(self, poll: Poll, limit_bytes: int, asked: Asked, ended: Callable[[ControlSocket], None]) -> None:
+    def __init__(
+        self,
+        poll: Poll,
+        limit_bytes: int,
+        asked: Asked,
+        ended: Callable[[ControlSocket], None],
+        closer: Closer,
+        key: Hashable = None,
+    ) -> None:
         """Make the pair; :meth:`start` begins to read.
 
         :param limit_bytes: longest request; a longer one is not answered, and what it brought is closed.
         :param ended: told once that nobody can ask here any more.
+        :param closer: closes, on behalf of *key*, what is no answer socket.
         :raises OSError: there are no descriptors.
         """
         self._poll = poll
         self._limit_bytes = limit_bytes
         self._asked = asked
         self._ended = ended
+        self._closer = closer
+        self._key = key
         self._sock, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._sock.setblocking(False)
         # Set before the other end is given away: every packet has its true sender.
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._again = False
         self._events = 0
+        self._unwanted: list[int] = []
 
     def start(self) -> None:
         """Begin to read. The other end, :attr:`theirs`, belongs to who takes it; until then it is closed with this one.
@@ -59,25 +75,41 @@ class ControlSocket:
         """Read no more; what was asked is still answered. Idempotent."""
         if self._sock.fileno() >= 0:
             self._poll.forget(self._sock.fileno())
+            self._drain()
             self._sock.close()
             self.theirs.close()
             self._ended(self)
 
+    def _drain(self) -> None:
+        """Take what lies in the queue out of it: closing with descriptors in it would close them here."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RD)
+            while True:
+                data, ancillary, _, _ = self._sock.recvmsg(1, _ANCILLARY_BYTES, _FLAGS)
+                if not data and not ancillary:
+                    break
+                self._unwanted += _sent_with(ancillary)[1]
+        if self._unwanted:
+            self._closer.close(self._key, self._unwanted)
+
     def _go_on(self) -> None:
         self._again = False
-        self._ready(self._events)
+        self._ready(0)
 
     def _ready(self, events: int) -> None:
+        self._events |= events
         if self._again:
-            self._events |= events
-            return  # its turn comes with the next round
+            return  # its turn comes with the next round, or when what it sent is closed
         for _ in range(A_ROUND):
             if self._sock.fileno() < 0:
+                return
+            if not self._closer.has_room(self._key, self._go_on):
+                self._again = True
                 return
             try:
                 data, ancillary, flags, _ = self._sock.recvmsg(self._limit_bytes + 1, _ANCILLARY_BYTES, _FLAGS)
             except BlockingIOError:
-                if events & (HUP | ERR):
+                if self._events & (HUP | ERR):
                     self.close()
                 return
             except OSError:
@@ -87,25 +119,34 @@ class ControlSocket:
                 self.close()  # the end; an empty packet has its sender with it
                 return
             self._take(data, ancillary, flags)
+            if self._unwanted:
+                self._again = True
+                unwanted, self._unwanted = self._unwanted, []
+                self._closer.close(self._key, unwanted, self._go_on)
+                return
         self._again = True
-        self._events = events
         self._poll.again(self._go_on)
 
     def _take(self, data: bytes, ancillary: list[tuple[int, int, bytes]], flags: int) -> None:
-        sender: Sender | None = None
-        fds: list[int] = []
-        for level, kind, payload in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
-                sender = sender_of(payload)
-            elif level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                fds += [fd for (fd,) in _FD.iter_unpack(payload[: len(payload) // _FD.size * _FD.size])]
+        sender, fds = _sent_with(ancillary)
         whole = not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) and len(data) <= self._limit_bytes
         sock = _pair_end(fds) if whole and data else None
-        for fd in fds:
-            if sock is None or fd != sock.fileno():
-                os.close(fd)
-        if sock is not None:
+        if sock is None:
+            self._unwanted += fds
+        else:
             self._asked(sock, data, sender)
+
+
+def _sent_with(ancillary: list[tuple[int, int, bytes]]) -> tuple[Sender | None, list[int]]:
+    """Return who sent a packet, and the descriptors that came with it."""
+    sender: Sender | None = None
+    fds: list[int] = []
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+            sender = sender_of(payload)
+        elif level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds += [fd for (fd,) in _FD.iter_unpack(payload[: len(payload) // _FD.size * _FD.size])]
+    return sender, fds
 
 
 def _pair_end(fds: list[int]) -> socket.socket | None:
@@ -120,7 +161,7 @@ def _pair_end(fds: list[int]) -> socket.socket | None:
         sock = socket.socket(fileno=fds[0])
     except OSError:
         return None
-    if not _is_pair(sock):
+    if not _is_pair(sock) or not _is_quiet(sock):
         sock.detach()
         return None
     sock.setblocking(False)
@@ -135,3 +176,15 @@ def _is_pair(sock: socket.socket) -> bool:
         return not sock.getsockname() and not sock.getpeername()
     except OSError:
         return False  # not connected
+
+
+def _is_quiet(sock: socket.socket) -> bool:
+    """See to it that nothing comes in on an answer socket; tell whether nothing has.
+
+    It is closed here, and what lies in its queue then would be closed here as well.
+    """
+    try:
+        sock.shutdown(socket.SHUT_RD)
+        return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError:
+        return False  # its other end has gone

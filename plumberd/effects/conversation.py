@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from plumberd.effects import kernel
+from plumberd.effects.closing import close_handed_over
 from plumberd.effects.credentials import Sender, sender_of
 from plumberd.effects.deadline import Deadlines
 from plumberd.effects.poll import ERR, HUP, Poll
@@ -222,7 +223,7 @@ class Conversation:
                 sender = sender_of(data)
             elif kind == socket.SCM_RIGHTS:
                 for (fd,) in _FD.iter_unpack(data[: len(data) // 4 * 4]):
-                    os.close(fd)  # nobody asked for it
+                    close_handed_over(fd)  # nobody asked for it
         return sender
 
     def _decode(self, data: bytes, sender: Sender | None) -> None:
@@ -312,4 +313,4 @@ class Conversation:
     def _drop(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            close_handed_over(fd)  # whoever has it by now may be closing it too

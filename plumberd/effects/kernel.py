@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -64,6 +65,15 @@ def unread_bytes(fd: int) -> int:
     buffer = bytearray(4)
     fcntl.ioctl(fd, termios.FIONREAD, buffer)
     return int(_INT.unpack(buffer)[0])
+
+
+def take_descriptors(sock: socket.socket, *, wanted: bool) -> None:
+    """Let a UNIX socket be sent descriptors, as every new one can be, or not: the kernel refuses the sender.
+
+    What lies in its queue already stays. Before Linux 6.16 nothing can be refused, and nothing is done.
+    """
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, wanted)
 
 
 def peer_groups(sock: socket.socket) -> tuple[int, ...]:

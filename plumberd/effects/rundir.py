@@ -168,8 +168,7 @@ def bind_socket(rundir: str, name: str, gid: int | None, kind: int = socket.SOCK
 def _prepare(sock: socket.socket) -> None:
     """Ask for each message's sender, and for no descriptors; accepted sockets inherit both."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-    with contextlib.suppress(OSError):  # before Linux 6.16 descriptors arrive and are closed
-        sock.setsockopt(socket.SOL_SOCKET, kernel.SO_PASSRIGHTS, 0)
+    kernel.take_descriptors(sock, wanted=False)  # before Linux 6.16 they arrive, and are closed
 
 
 def _take_lock(path: str) -> int:

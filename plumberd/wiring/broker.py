@@ -13,6 +13,7 @@ from twisted.logger import Logger
 
 from plumberd.effects.accept import Acceptor
 from plumberd.effects.audit import Outcome
+from plumberd.effects.closing import IN_ALL, Closer
 from plumberd.effects.control import ControlSocket
 from plumberd.effects.conversation import Conversation, Received
 from plumberd.effects.credentials import Sender, maker_of
@@ -60,6 +61,8 @@ class Broker:
         self._under_way: dict[Conversation, Lookup] = {}
         self._conversations: dict[Conversation, Asker] = {}
         self._controls: dict[ControlSocket, int] = {}
+        # What one packet brings may be as many descriptors as a thread holds.
+        self._closer = Closer(core.reactor, min(IN_ALL, max(core.descriptors // 1024, 2)))
         self._of_uid: dict[int, int] = {}
         self._bound: list[BoundSocket] = []
         self._acceptors: list[Acceptor] = []
@@ -275,7 +278,7 @@ class Broker:
             self._serve(_ONE_ANSWER, sock, Asker((pid, uid, gid), permit), Received(decoder.one(payload), sender))
 
         try:
-            control = ControlSocket(self._core.poll, decoder.limit_bytes, asked, self._control_ended)
+            control = ControlSocket(self._core.poll, decoder.limit_bytes, asked, self._control_ended, self._closer, uid)
         except OSError as e:
             self._leave(uid)
             raise Refused(Refusal.BUSY, f"no descriptors for a control socket: {e.strerror}") from None
