@@ -26,7 +26,7 @@ ONE: dict[str, Any] = {
     "remote": "192.0.2.7:9",
     "bytes_sent": 2048,
     "bytes_received": 7,
-    "rtt_ms": 1.25,
+    "rtt_ms": 2,
     "held": True,
 }
 
@@ -44,9 +44,9 @@ class Listing(PlumbTestCase):
         self.assertEqual(
             out.splitlines(),
             [
-                "id    service  who             pid  mode    age     sent     received  rtt      state        to",
-                "4711  pong     alice           77   locked  12.5 s  2.0 KiB  7 B       1.25 ms  established  192.0.2.7:9",
-                "5     any      uid 4294967294  77   locked  12.5 s  2.0 KiB  7 B       1.25 ms  established  192.0.2.7:9",
+                "id    service  who             pid  mode    age     sent     received  rtt   state        to",
+                "4711  pong     alice           77   locked  12.5 s  2.0 KiB  7 B       2 ms  established  192.0.2.7:9",
+                "5     any      uid 4294967294  77   locked  12.5 s  2.0 KiB  7 B       2 ms  established  192.0.2.7:9",
             ],
         )
         self.assertEqual(self.requests, [{"op": "ss"}])
