@@ -222,7 +222,7 @@ class Refusals(RunningTestCase):
         return self.check(b"x;x gopher://h/x", "bad-request", "gopher")
 
     def test_a_scheme_that_is_not_served(self) -> Any:
-        return self.check(b"x;x tls://127.0.0.1/x", "not-possible", "tls")
+        return self.check(b"x;x ws://127.0.0.1/x", "not-possible", "ws")
 
     def test_a_scheme_that_is_not_served_is_told_only_to_those_who_may_use_it(self) -> Any:
         return self.check(b"x;x tls://127.0.0.1/x", "denied", "rule 1", "deny out x tls:any")

@@ -749,3 +749,27 @@ class AsksFor(SynchronousTestCase):
         self, _: str, lines: tuple[str, ...], who: bool, unit: bool
     ) -> None:
         self.assertEqual((policy(*lines).asks_who, policy(*lines).asks_unit), (who, unit))
+
+
+class Proving(SynchronousTestCase):
+    """Where this machine proves who it is, no client goes on its own word."""
+
+    proving = dataclasses.replace(
+        policy(), proves=frozenset(("a.example:9001", "192.0.2.9:9001", "[2001:db8::9]:9001"))
+    )
+
+    @each(
+        ("by_name", ask("tls://a.example:9001"), False),
+        ("by_name_with_addresses", ask("tls://a.example:9001", "198.51.100.1"), False),
+        ("by_address", ask("tls://192.0.2.9:9001"), False),
+        ("ipv6", ask("tls://[2001:db8::9]:9001", "2001:db8::9"), False),
+        ("another_port", ask("tls://a.example:443"), True),
+        ("another_host", ask("tls://b.example:9001"), True),
+        ("another_scheme_proves_nothing", ask("tcp://a.example:9001"), True),
+    )
+    def test_it_needs_a_rule(self, _: str, question: Question, granted: bool) -> None:
+        self.assertIs(decide(self.proving, question).granted, granted)
+        trying_out = dataclasses.replace(self.proving, audit_only=True)
+        self.assertIs(decide(trying_out, question).granted, granted)
+        allowing = in_front(parse_rule("allow out pong tls:any"), self.proving)
+        self.assertIs(decide(allowing, question).granted, True)

@@ -48,7 +48,7 @@ class Configured:
     """A configuration that can be asked."""
 
     def __init__(self, path: str) -> None:
-        """Read the file at *path*, and what it includes. Users and groups need not exist on this machine.
+        """Read the file at *path*, and what it includes. Users, groups, certificates and keys need not be here.
 
         :raises UnreadableError: with all mistakes.
         """
@@ -58,7 +58,8 @@ class Configured:
         from plumberd.wiring.settings import CommandLine
 
         try:
-            self._settings = read_settings(CommandLine(config=path, folder=os.getcwd()), accounts=StrangersToo())
+            line = CommandLine(config=path, folder=os.getcwd())
+            self._settings = read_settings(line, accounts=StrangersToo(), reads_keys=False)
         except ConfigurationError as e:
             raise UnreadableError([str(mistake) for mistake in e.mistakes]) from None
 
@@ -110,4 +111,4 @@ class Configured:
         if not isinstance(target, Uri):
             return False
         question = Question(Direction.OUT, asked.service, destination(target), subject)
-        return judge(lambda one: decide(self._settings.policy, one), question, target.service).granted is None
+        return judge(lambda one: decide(self._settings.whole_policy, one), question, target.service).granted is None

@@ -71,6 +71,10 @@ class Certificate:
     begins: int = 0
     ends: int = 0
 
+    def __str__(self) -> str:
+        """What it is called, and until when it is valid."""
+        return f"{self.name}, until {_day(self.ends)}"
+
 
 @dataclass(frozen=True)
 class Authority:
@@ -96,6 +100,10 @@ class Trust:
 
     system: bool = True
     authorities: tuple[Authority, ...] = ()
+
+    def __str__(self) -> str:
+        """Whom, by their files."""
+        return ", ".join([SYSTEM] * self.system + list(dict.fromkeys(one.file for one in self.authorities)))
 
 
 @dataclass(frozen=True)
@@ -154,6 +162,22 @@ class PeerSettings:
     password: str | None = field(default=None, repr=False)
     pins: tuple[str, ...] = ()
     trust: Trust | None = None
+
+    @property
+    def proves(self) -> bool:
+        """Whether this machine proves something there, that no client could prove by itself."""
+        return self.psk is not None or self.certificate is not None or self.login is not None
+
+    def __str__(self) -> str:
+        """What is said, without a secret."""
+        said = (
+            ("psk", self.psk and self.psk.identity),
+            ("certificate", self.certificate and self.certificate.chain_file),
+            ("login", self.login),
+            ("pin", ", ".join(self.pins)),
+            ("trust", self.trust and str(self.trust)),
+        )
+        return "; ".join(f"{name} {text}" for name, text in said if text) or "nothing"
 
 
 @dataclass(frozen=True)

@@ -204,7 +204,8 @@ class Core:
 
     def _put_in_force(self) -> None:
         self.generation += 1
-        self._policy = dataclasses.replace(self.settings.policy, audit_only=self._audit_only is not None)
+        policy = self.settings.whole_policy
+        self._policy = dataclasses.replace(policy, audit_only=self._audit_only is not None)
         self._addresses_at = float("-inf")
         self._decisions.clear()
 

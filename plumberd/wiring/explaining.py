@@ -140,7 +140,7 @@ def explain_offline(
         carrier = "an administrator's endpoint" if isinstance(target, Endpoint) else ""
         return _mode(verdict.handover or settings.handover, target, _described(subject, powers), powers, carrier)
 
-    return run(explain(settings.policy, settings.routes, asked, subject, who, mode_of), resolve).members
+    return run(explain(settings.whole_policy, settings.routes, asked, subject, who, mode_of), resolve).members
 
 
 def run(steps: Explaining, resolve: Callable[[str], Answer]) -> Explanation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from plumberd.pure.dialects import DEFAULT
 from plumberd.pure.limits import Limits
@@ -53,6 +53,7 @@ class CommandLine:
     limits: Mapping[str, float] = field(default_factory=dict)
     tcpd: tuple[str, ...] = ()
     publish: tuple[tuple[str, str], ...] = ()
+    tlsd: tuple[str, ...] = ()
     parts: frozenset[str] = frozenset()
     broker_uids: frozenset[int] = frozenset()
     service_uids: frozenset[int] = frozenset()
@@ -114,6 +115,12 @@ class Settings:
     config: str | None = None
     generation: int = 1
     source: CommandLine | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def whole_policy(self) -> Policy:
+        """The policy, which knows where this machine proves something."""
+        proves = frozenset(key for key, peer in self.peers.items() if peer.proves)
+        return replace(self.policy, proves=proves)
 
     @property
     def runs_broker(self) -> bool:

@@ -25,6 +25,7 @@ from plumberd.pure.policy.index import Rules
 from plumberd.pure.policy.peer import Destination, IPNetwork, is_within
 from plumberd.pure.policy.rule import Action, Match, Rule, explain_match, matches
 from plumberd.pure.policy.subject import ANYBODY, Standing, Subject
+from plumberd.pure.tls import peer_key
 from plumberd.pure.uri import IPAddress
 
 DEFAULTS: Mapping[Direction, bool] = {Direction.IN: False, Direction.OUT: True}
@@ -32,6 +33,9 @@ DEFAULTS: Mapping[Direction, bool] = {Direction.IN: False, Direction.OUT: True}
 
 STRICTNESS = (Mode.DIRECT, Mode.AUTO, Mode.LOCKED, Mode.RELAYED, Mode.FRAMED)
 """Wishes for the hand-over, the strictest last."""
+
+PROVING = ("tls", "wss")
+"""Schemes in which this machine may prove who it is."""
 
 WOULD = "denied"
 """What a verdict says that lets through only because refusals are just to be logged."""
@@ -45,12 +49,15 @@ class Policy:
         clients need a rule for as well.
     :ivar audit_only: what would be refused is granted, and says so; but no address that needs a
         rule which names it, and no claim to a service.
+    :ivar proves: destinations (``host:port``) to which this machine proves something by tls; like an endpoint
+        that does what a client could not do by itself, they need a rule.
     """
 
     rules: tuple[Rule, ...] = ()
     defaults: Mapping[Direction, bool] = field(default_factory=lambda: dict(DEFAULTS))
     own_addresses: frozenset[IPAddress] = frozenset()
     audit_only: bool = False
+    proves: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if not isinstance(self.rules, Rules):
@@ -197,14 +204,22 @@ def tried(policy: Policy, question: Question) -> tuple[Tried, ...]:
 def _judge(policy: Policy, question: Question, address: IPAddress | None) -> Verdict:
     need = _needs_naming(policy, question, address)
     verdict = _by_rules(policy, question, need) or _default(policy, question, need)
-    if verdict.granted is False and policy.audit_only and need is None and _can_be_tried(question):
+    if verdict.granted is False and policy.audit_only and need is None and _can_be_tried(policy, question):
         return dataclasses.replace(verdict, granted=True, would=WOULD)
     return verdict
 
 
-def _can_be_tried(question: Question) -> bool:
+def _can_be_tried(policy: Policy, question: Question) -> bool:
     """Tell whether a refusal may be just logged: not of a claim, nor of what only this machine could do."""
-    return question.direction is not Direction.SERVE and not question.to.special
+    return question.direction is not Direction.SERVE and not _is_special(policy, question.to)
+
+
+def _is_special(policy: Policy, to: Destination) -> bool:
+    """Tell whether going there does what a client could not do by itself."""
+    if to.special or not policy.proves or to.scheme not in PROVING or to.port is None:
+        return to.special
+    hosts = [to.name] if to.name is not None else [str(address) for address in to.addresses or ()]
+    return any(peer_key(host, to.port) in policy.proves for host in hosts)
 
 
 def _by_rules(policy: Policy, question: Question, need: _Need | None) -> Verdict | None:
@@ -288,12 +303,12 @@ def _default(policy: Policy, question: Question, need: _Need | None) -> Verdict:
     if standing is not Standing.LOCAL:
         who = "confined clients" if standing is Standing.CONFINED else "remote callers"
         return Verdict(False, f"default for {who}", f"a {who[:-1]} needs a rule for what leads further: {ask}")
-    if question.to.special:
+    if _is_special(policy, question.to):
+        what = f"the route's {question.to.scheme} endpoint does what the client could not do by itself"
+        if not question.to.special:
+            what = f"this machine proves who it is at {question.to}, which the client could not do by itself"
         return Verdict(
-            False,
-            "default for endpoints",
-            f"the route's {question.to.scheme} endpoint does what the client could not do by itself: "
-            f"it needs a rule, allow out {question.service or 'any'} any",
+            False, "default for endpoints", f"{what}: it needs a rule, allow out {question.service or 'any'} any"
         )
     if question.to.scheme == "unix":
         return Verdict(True, "default for local services", "local services are open to unconfined clients")

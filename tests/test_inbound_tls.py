@@ -1,0 +1,361 @@
+"""plumberd.wiring.inbound_tls and the other side of it: two brokers that meet inside TLS, in one reactor."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import ssl
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+from plumberd.pure.plumb_handshake import Login
+from plumberd.pure.policy.route import Routes, parse_route
+from plumberd.pure.psk import PreSharedKey
+from plumberd.pure.refusals import Refused
+from plumberd.pure.tls import Authority, ClientCertificates, PeerSettings, TlsSettings, Trust
+from plumberd.pure.uri import IPAddress
+from plumberd.wiring.service import PlumberdService
+from tests.issued import Issued, root, self_signed
+from tests.running import RunningTestCase, leading
+from tests.support import in_thread, native_lookup, read_all, until
+from tests.tables import each
+
+KEY = PreSharedKey("laptop", bytes(range(32)))
+LISTEN = "tcp:0:interface=127.0.0.1"
+
+
+def trusting(authority: Issued) -> Trust:
+    """Return the trust in one authority alone."""
+    return Trust(False, (Authority("ca.pem", authority.pem, "test authority"),))
+
+
+class TlsTestCase(RunningTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.ca = root()
+        self.server = self.ca.issue("a.example", addresses=("127.0.0.1",))
+
+    def far(self, *rules: str, tls: TlsSettings | None = None, **settings: Any) -> PlumberdService:
+        """Start the broker that is called."""
+        settings.setdefault("tlsd", (LISTEN,))
+        tls = tls or TlsSettings((self.server.value,))
+        return self.run_broker(*rules, tls=tls, **settings)
+
+    def near(self, *rules: str, peer: PeerSettings | None = None, port: int = 0, **settings: Any) -> PlumberdService:
+        """Start the broker that calls; it trusts the test's own authority."""
+        peers = {f"127.0.0.1:{port}": peer} if peer else {}
+        settings.setdefault("tls", TlsSettings(trust=trusting(self.ca)))
+        return self.run_broker(*rules, peers=peers, **settings)
+
+    async def ask(
+        self, near: PlumberdService, port: int, service: str = "pong", user: str = ""
+    ) -> tuple[dict[str, Any], socket.socket | None]:
+        routes = f"{service} tls://{user}127.0.0.1:{port}/{service}"
+        return await in_thread(native_lookup, near.settings.rundir, service, routes)
+
+    async def exchange(self, sock: socket.socket, data: bytes) -> bytes:
+        """Send *data* and the end; return all that comes back."""
+
+        def work() -> bytes:
+            sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
+            return read_all(sock)
+
+        with sock:
+            return await in_thread(work)
+
+    async def granted(self, near: PlumberdService, port: int, service: str = "pong", user: str = "") -> socket.socket:
+        answer, sock = await self.ask(near, port, service, user)
+        assert sock is not None, answer
+        self.assertEqual(answer["mode"], "relayed")
+        return self.owned(sock)
+
+    async def idle(self, *services: PlumberdService) -> None:
+        for service in services:
+            await self.wait_until_idle(service)
+
+
+class Carried(TlsTestCase):
+    async def test_bytes_and_ends_pass_both_ways_and_the_log_tells_both_halves(self) -> None:
+        far, near = self.far("allow in pong tls:any"), self.near()
+        self.serve(far.settings.rundir, "pong")
+        sock = await self.granted(near, self.tcpd_port(far))
+        data = os.urandom(3_000_000)
+        back = await self.exchange(sock, data)
+        self.assertEqual(hashlib.sha256(back).digest(), hashlib.sha256(data).digest())
+        await self.idle(near, far)
+        told = {(o.verdict, o.direction): o for o in self.outcomes}
+        self.assertEqual(set(told), {("granted", "in"), ("granted", "out"), ("ended", "in"), ("ended", "out")})
+        for direction in ("in", "out"):
+            self.assertEqual((told["ended", direction].up, told["ended", direction].down), (len(data), len(data)))
+        self.assertIn("tls", [step for step, _ in told["granted", "out"].steps])
+
+    async def test_what_the_service_says_first_comes_behind_the_ok(self) -> None:
+        far, near = self.far("allow in pong any"), self.near()
+        self.serve(far.settings.rundir, "pong", lambda sock: sock.sendall(b"early" * 1000))
+        sock = await self.granted(near, self.tcpd_port(far))
+        self.assertEqual(await in_thread(read_all, sock), b"early" * 1000)
+        sock.close()
+        await self.idle(near, far)
+
+    async def test_a_server_of_anybody_s_without_handshake(self) -> None:
+        far = self.far("allow in web any", tlsd=(), publish_tls=(("web", LISTEN),))
+        self.serve(far.settings.rundir, "web")
+        near = self.near()
+        routes = f"web tls://127.0.0.1:{self.tcpd_port(far)}"
+        _, sock = await in_thread(native_lookup, near.settings.rundir, "web", routes)
+        assert sock is not None
+        self.assertEqual(await self.exchange(sock, b"hello"), b"hello")
+        await self.idle(near, far)
+
+    async def test_a_gateway_s_onward_leg_may_be_tls(self) -> None:
+        far = self.far("allow in pong any")
+        self.serve(far.settings.rundir, "pong")
+        port = self.tcpd_port(far)
+        gateway = self.near(
+            "allow in pong any",
+            f"allow out pong tls:127.0.0.1:{port}",
+            tcpd=(LISTEN,),
+            routes=Routes({}, leading(pong=parse_route("pong", f"tls://127.0.0.1:{port}/pong"))),
+        )
+
+        def call() -> bytes:
+            with socket.create_connection(("127.0.0.1", self.tcpd_port(gateway)), 10) as sock:
+                sock.sendall(b"pong")
+                self.assertEqual(sock.recv(2), b"ok")
+                sock.sendall(b"hello")
+                sock.shutdown(socket.SHUT_WR)
+                return read_all(sock)
+
+        self.assertEqual(await in_thread(call), b"hello")
+        await self.idle(gateway, far)
+
+    async def test_two_that_lead_to_each_other_end_after_eight(self) -> None:
+        one = self.far("allow in pong any", tlsd=(LISTEN,))
+        two = self.far(
+            "allow in pong any",
+            f"allow out pong tls:127.0.0.1:{self.tcpd_port(one)}",
+            tls=TlsSettings((self.server.value,), trust=trusting(self.ca)),
+            routes=Routes({}, leading(pong=parse_route("pong", f"tls://127.0.0.1:{self.tcpd_port(one)}/pong"))),
+        )
+        rules = ("allow in pong any", f"allow out pong tls:127.0.0.1:{self.tcpd_port(two)}")
+        assert one.core is not None
+        settings = self.near(
+            *rules, routes=Routes({}, leading(pong=parse_route("pong", f"tls://127.0.0.1:{self.tcpd_port(two)}/pong")))
+        ).settings
+        one.core.settings = one.settings
+        from dataclasses import replace
+
+        one.core.reconfigure(
+            replace(one.settings, policy=settings.policy, routes=settings.routes, tls=two.settings.tls)
+        )
+        near = self.near()
+        answer, sock = await self.ask(near, self.tcpd_port(one))
+        self.assertIsNone(sock)
+        self.assertFalse(answer["ok"])
+        calls = [o for o in self.outcomes if o.direction == "in"]
+        self.assertLessEqual(len(calls), 10)
+        self.assertTrue(any("gateways" in o.reason for o in calls), [o.reason for o in calls])
+        await self.idle(near, one, two)
+
+
+class Proved(TlsTestCase):
+    """Who is let in is who has proved it."""
+
+    def client(self, *names: str, **wanted: Any) -> PeerSettings:
+        return PeerSettings(certificate=self.ca.issue(*names, **wanted).value)
+
+    def asking(self, kind: ClientCertificates = ClientCertificates.OPTIONAL, **more: Any) -> TlsSettings:
+        return TlsSettings((self.server.value,), trusting(self.ca), client_certificates=kind, **more)
+
+    @each(
+        ("peer", "allow in pong tls:b.example"),
+        ("wildcard", "allow in pong tls:*.example"),
+        ("who", "allow in pong any for cert:b.example"),
+        ("spiffe", "allow in pong any for spiffe://example.org/web"),
+        ("both", "allow in pong tls:any for cert:b.example for spiffe://example.org/web"),
+    )
+    async def test_a_certificate(self, _: str, rule: str) -> None:
+        far = self.far(rule, tls=self.asking())
+        self.serve(far.settings.rundir, "pong")
+        port = self.tcpd_port(far)
+        near = self.near(
+            "allow out pong any", peer=self.client("b.example", uris=("spiffe://example.org/web",)), port=port
+        )
+        self.assertEqual(await self.exchange(await self.granted(near, port), b"hello"), b"hello")
+        # without it, and with another one, nobody comes in
+        for peer in (None, self.client("c.other")):
+            other = self.near("allow out pong any", peer=peer, port=port)
+            answer, sock = await self.ask(other, port)
+            self.assertEqual((answer.get("error"), sock), ("denied", None))
+        await self.idle(near, far)
+
+    async def test_a_pre_shared_key_beside_certificates(self) -> None:
+        far = self.far("allow in pong any for psk:laptop", tls=TlsSettings((self.server.value,), psks=(KEY,)))
+        self.serve(far.settings.rundir, "pong")
+        port = self.tcpd_port(far)
+        near = self.near("allow out pong any", peer=PeerSettings(psk=KEY), port=port)
+        self.assertEqual(await self.exchange(await self.granted(near, port), b"hello"), b"hello")
+        answer, _ = await self.ask(self.near(), port)
+        self.assertEqual(answer["error"], "denied")
+        wrong = PreSharedKey("laptop", b"x" * 32)
+        answer, _ = await self.ask(self.near("allow out pong any", peer=PeerSettings(psk=wrong), port=port), port)
+        self.assertFalse(answer["ok"])
+        await self.idle(near, far)
+
+    async def test_a_name_is_no_key_and_a_key_no_name(self) -> None:
+        named = PreSharedKey("b.example", bytes(range(32)))
+        far = self.far("allow in pong tls:b.example", tls=self.asking(psks=(named,)))
+        port = self.tcpd_port(far)
+        answer, _ = await self.ask(self.near("allow out pong any", peer=PeerSettings(psk=named), port=port), port)
+        self.assertEqual(answer["error"], "denied")
+        await self.idle(far)
+
+    async def test_what_this_machine_proves_needs_a_rule(self) -> None:
+        far = self.far("allow in pong any", tls=self.asking())
+        self.serve(far.settings.rundir, "pong")
+        port = self.tcpd_port(far)
+        near = self.near(peer=self.client("b.example"), port=port)
+        answer, _ = await self.ask(near, port)
+        self.assertEqual(answer["error"], "denied")
+        self.assertIn("could not do by itself", answer["reason"])
+        await self.idle(far)
+
+    async def test_required_and_not_shown_is_no_connection(self) -> None:
+        far = self.far("allow in pong any", tls=self.asking(ClientCertificates.REQUIRED))
+        answer, _ = await self.ask(self.near(), self.tcpd_port(far))
+        self.assertFalse(answer["ok"])
+        await self.idle(far)
+
+
+class _Checker:
+    """Knows one user; answers when it is told to."""
+
+    def check(self, login: Login, address: IPAddress | None, done: Callable[[bool | Refused], None]) -> Any:
+        done((login.user, login.password) == ("carol", "secret"))
+        return self
+
+    def cancel(self) -> None:
+        return
+
+
+class LoggedIn(TlsTestCase):
+    async def test_a_login_is_checked_and_proved(self) -> None:
+        far, near = self.far("allow in pong any for login:carol"), self.near()
+        assert far.core is not None
+        far.core.logins = _Checker()
+        self.serve(far.settings.rundir, "pong")
+        port = self.tcpd_port(far)
+        self.assertEqual(await self.exchange(await self.granted(near, port, user="carol:secret@"), b"hi"), b"hi")
+        for user in ("carol:wrong@", "dave:secret@", ""):
+            answer, _ = await self.ask(near, port, user=user)
+            self.assertEqual(answer["error"], "denied", user)
+        self.assertNotIn("secret", " ".join(map(str, self.outcomes)))
+        await self.idle(near, far)
+
+    async def test_where_nobody_checks_nobody_comes_in(self) -> None:
+        far, near = self.far("allow in pong any"), self.near()
+        answer, _ = await self.ask(near, self.tcpd_port(far), user="carol:secret@")
+        self.assertEqual(answer["error"], "denied")
+        await until(lambda: any(o.verdict == "unauthenticated" for o in self.outcomes))
+        await self.idle(near, far)
+
+
+class NotBelieved(TlsTestCase):
+    """Whom the near side calls has to be who it is meant to be."""
+
+    @each(
+        ("unknown_authority", lambda ca: root("another").issue("a.example", addresses=("127.0.0.1",))),
+        ("another_name", lambda ca: ca.issue("b.example")),
+        ("self_signed", lambda ca: self_signed("a.example")),
+    )
+    async def test_a_certificate_that_is_wrong(self, _: str, make: Callable[[Issued], Issued]) -> None:
+        far, near = self.far("allow in pong any", tls=TlsSettings((make(self.ca).value,))), self.near()
+        answer, sock = await self.ask(near, self.tcpd_port(far))
+        self.assertIsNone(sock)
+        self.assertIn("TLS", answer["reason"])
+        await self.idle(near, far)
+
+    async def test_a_server_that_is_no_plumberd(self) -> None:
+        far = self.far("allow in web any", tlsd=(), publish_tls=(("web", LISTEN),))
+        self.serve(far.settings.rundir, "web", read_all)
+        answer, _ = await self.ask(self.near(), self.tcpd_port(far))
+        self.assertEqual(answer["error"], "unreachable")
+        self.assertIn("no plumberd", answer["reason"])
+        await self.idle(far)
+
+
+class Hostile(TlsTestCase):
+    """Callers that do not do what they should."""
+
+    def raw(self, far: PlumberdService) -> socket.socket:
+        return self.owned(socket.create_connection(("127.0.0.1", self.tcpd_port(far)), 10))
+
+    def secured(self, far: PlumberdService, alpn: str | None = "plumb/1") -> ssl.SSLSocket:
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(self.ca.pem)
+            file.flush()
+            context = ssl.create_default_context(cafile=file.name)
+        if alpn:
+            context.set_alpn_protocols([alpn])
+        sock = context.wrap_socket(self.raw(far), server_hostname="a.example")
+        self.addCleanup(sock.close)
+        return sock
+
+    async def test_garbage_and_plain_text_are_hung_up_on(self) -> None:
+        far = self.far("allow in pong any")
+        for data in (b"pong", b"GET / HTTP/1.0\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"x" * 100, os.urandom(1000)):
+            sock = self.raw(far)
+            sock.sendall(data)
+            await in_thread(_read_to_any_end, sock)
+        await self.idle(far)
+
+    async def test_a_tls_client_that_is_no_plumberd_is_hung_up_on(self) -> None:
+        far = self.far("allow in pong any")
+        sock = await in_thread(self.secured, far, None)
+        self.assertEqual(await in_thread(_read_to_any_end, sock), b"")
+        await self.idle(far)
+
+    async def test_every_refusal_of_who_has_proved_nothing_is_the_same(self) -> None:
+        far = self.far("allow in audio any")
+        for request in (b"pong\n\n", b"audio\n\n", b"tls\n\n", b"../x\n\n", b"pong\nhops: 9\n\n", b"x" * 5000):
+            sock = await in_thread(self.secured, far)
+            await in_thread(sock.sendall, request)
+            self.assertEqual(await in_thread(_read_to_any_end, sock), b"no denied\n", request[:20])
+        await self.idle(far)
+
+    async def test_one_that_says_nothing_is_given_up(self) -> None:
+        from plumberd.pure.limits import Limits
+
+        far = self.far("allow in pong any", limits=Limits(handshake_seconds=0.2))
+        sockets = [self.raw(far), await in_thread(self.secured, far)]
+        for sock in sockets:
+            self.assertEqual(await in_thread(_read_to_any_end, sock), b"")
+        await self.idle(far)
+        self.assertEqual([o.verdict for o in self.outcomes], ["timeout", "timeout"])
+
+    async def test_a_request_byte_by_byte_with_what_follows_is_understood(self) -> None:
+        far = self.far("allow in pong any")
+        self.serve(far.settings.rundir, "pong")
+        sock = await in_thread(self.secured, far)
+
+        def talk() -> bytes:
+            for byte in b"pong\n\nhello":
+                sock.sendall(bytes((byte,)))
+            got = b""
+            while len(got) < len(b"ok\nhello"):
+                got += sock.recv(100)
+            return got
+
+        self.assertEqual(await in_thread(talk), b"ok\nhello")
+        sock.close()
+        await self.idle(far)
+
+
+def _read_to_any_end(sock: socket.socket) -> bytes:
+    try:
+        return read_all(sock)
+    except OSError:
+        return b""
