@@ -14,6 +14,7 @@ from plumberd.pure.limits import Limits
 from plumberd.pure.modes import Mode
 from plumberd.pure.policy.route import ALTERNATIVES, Routes
 from plumberd.pure.refusals import Refusal, Refused
+from plumberd.wiring import reach
 from plumberd.wiring.service import PlumberdService
 from tests.running import RunningTestCase, echo, leading_first
 from tests.support import dial, in_thread, native_frame, native_lookup, read_all, until
@@ -228,6 +229,7 @@ class Answers(ApproachTestCase):
         await self.wait_until_idle(service)
 
     async def test_a_scheme_that_nothing_carries(self) -> None:
+        self.patch(reach, "SERVED", ("tcp", "unix"))
         service = self.run_with("tls://127.0.0.1:1", self.server("b"))
         self.assertEqual(((await self.look_up(service))["error"], self.asked), ("not-possible", []))
 
