@@ -209,7 +209,7 @@ class Aside(CleanTestCase):
 
     async def test_without_threads_it_is_closed_on_the_spot(self) -> None:
         (fd,) = self.fds(1)
-        with mock.patch.object(closing.threading.Thread, "start", side_effect=RuntimeError):
+        with mock.patch.object(threading.Thread, "start", side_effect=RuntimeError):
             self.closer.close("a", [fd], lambda: self.done.append("done"))
         self.assertTrue(self.are_closed())
         await until(lambda: self.done)

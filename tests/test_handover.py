@@ -11,7 +11,7 @@ import struct
 
 from plumberd.effects.dial_tcp import remote_address
 from plumberd.effects.handover import lock, make_ready, try_powers
-from plumberd.effects.kernel import FilterProgram
+from plumberd.effects.kernel import FilterProgram, take_descriptors
 from plumberd.pure.lockfilter import INSTRUCTION_BYTES, lock_program
 from plumberd.pure.modes import Powers
 from tests.children import ChildTestCase, needs_root
@@ -209,8 +209,13 @@ class Ready(CleanTestCase):
         self.assertEqual(client.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), 1)
         self.assertEqual(client.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1)
 
-    def test_a_unix_socket_blocks(self) -> None:
-        left, _ = self.pair()
+    def test_a_unix_socket_blocks_and_takes_descriptors(self) -> None:
+        left, right = self.pair()
         left.setblocking(False)
+        take_descriptors(left, wanted=False)
         make_ready(left, tcp=False)
         self.assertTrue(os.get_blocking(left.fileno()))
+        socket.send_fds(right, [b"x"], [right.fileno()])
+        _, fds, _, _ = socket.recv_fds(left, 1, 1)
+        self.assertEqual(len(fds), 1)
+        os.close(fds[0])

@@ -302,6 +302,25 @@ class Local(ServingTestCase):
         theirs.close()
         await self.wait_until_unheld()
 
+    async def test_descriptors_pass_both_ways(self) -> None:
+        self.start(ALLOW)
+        claim = await self.claim()
+        _, sock = await self.look_up()
+        _, theirs = await self.take(claim)
+        for one, other in ((sock, theirs), (theirs, sock)):
+            socket.send_fds(one, [b"x"], [one.fileno()])
+            _, fds, _, _ = socket.recv_fds(other, 1, 1)
+            self.assertEqual(len(fds), 1)
+            os.close(fds[0])
+
+    async def test_none_pass_where_it_is_relayed(self) -> None:
+        self.start(ALLOW, "allow out any any handover=relayed")
+        claim = await self.claim()
+        _, sock = await self.look_up()
+        _, theirs = await self.take(claim)
+        for end in (sock, theirs):
+            self.assertRaises(PermissionError, socket.send_fds, end, [b"x"], [end.fileno()])
+
     async def wait_until_unheld(self) -> None:
         await until(lambda: not self.core.relays and not self.broker.unread.active)
 
@@ -536,14 +555,13 @@ class Queue(ServingTestCase):
         asking = self.claimant().sock
         asking.sendall(native_frame({"op": "lookup", "service": "pong"}))
         await until(lambda: self.registration().waiting == 1)
-        self.assertEqual(self.broker.unread.waiting, 2)  # the claim, and the lookup itself
+        self.assertEqual(self.broker.unread.waiting, 2)  # the lookup itself, and the claim
         for sock in (unread, asking):
             answer, fds = await in_thread(native_read, sock)
             self.assertTrue(answer["ok"])
             for fd in fds:
                 os.close(fd)
-            if sock is unread:
-                await self.take(claim)
+        await self.take(claim)
         await until(lambda: self.broker.unread.active == 0)
 
     async def test_who_waits_for_room_and_goes_leaves_it_to_others(self) -> None:

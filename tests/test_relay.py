@@ -40,6 +40,19 @@ class RelayTestCase(CleanTestCase):
         await until(lambda: relay in self.ended)
 
 
+class Descriptors(RelayTestCase):
+    async def test_none_can_be_sent_into_it_not_even_before_it_runs(self) -> None:
+        service, far = self.pair()
+        peer, near = self.pair()
+        relay = Relay(self.poll, real_reactor, self.pipes, near, far, self.ended.append)
+        self.addCleanup(self._end, relay)
+        for sock in (peer, service):
+            self.assertRaises(PermissionError, socket.send_fds, sock, [b"x"], [sock.fileno()])
+        relay.start()
+        peer.sendall(b"bytes")
+        self.assertEqual(await in_thread(read_exactly, service, 5), b"bytes")
+
+
 class Bytes(RelayTestCase):
     async def test_a_large_transfer_is_byte_exact_in_both_directions_at_once(self) -> None:
         peer, service, _ = self.relay()

@@ -328,6 +328,7 @@ def adopt(reactor: IReactorSocket, sock: socket.socket, half: Half) -> None:
     :raises OSError: there are no descriptors; *sock* is closed.
     """
     sock.setblocking(False)
+    kernel.take_descriptors(sock, wanted=False)  # they would be closed here, however long that takes
     half.spare = sock
     try:
         reactor.adoptStreamConnection(sock.fileno(), socket.AF_UNIX, cast(Any, HalfFactory(lambda: half)))

@@ -38,10 +38,12 @@ def lock(sock: socket.socket, address: IPAddress, port: int) -> None:
 
 
 def make_ready(sock: socket.socket, *, tcp: bool) -> None:
-    """Clear O_NONBLOCK; set TCP_NODELAY and keepalive where it is a TCP socket."""
+    """Clear O_NONBLOCK; set TCP_NODELAY and keepalive where it is a TCP socket; let another one take descriptors."""
     if tcp:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    else:
+        kernel.take_descriptors(sock, wanted=True)
     sock.setblocking(True)
 
 

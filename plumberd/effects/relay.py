@@ -65,6 +65,10 @@ class Relay:
         :param forth, back: the pumps from left to right and back; spliced where none is given.
         :param done: told once, when both sockets are closed.
         """
+        for sock in (left, right):
+            if sock.family == socket.AF_UNIX:
+                # What cannot be carried on would be closed here, and might take as long as its sender likes.
+                kernel.take_descriptors(sock, wanted=False)
         self._poll = poll
         self._clock = clock
         self._left = left

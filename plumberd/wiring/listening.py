@@ -12,6 +12,8 @@ from twisted.internet import endpoints
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.task import Clock
 
+from plumberd.effects import kernel
+
 server_from_string: Callable[[Any, str], IStreamServerEndpoint] = endpoints.serverFromString
 _quote: Callable[[str], str] = endpoints.quoteStringArgument
 
@@ -67,6 +69,8 @@ def raw_socket(port: Any) -> socket.socket:
     """Take accepting over from a Twisted port that is listening; the port still owns the socket."""
     port.stopReading()
     sock: socket.socket = port.socket
+    if sock.family == socket.AF_UNIX:
+        kernel.take_descriptors(sock, wanted=False)  # what is accepted inherits that
     sock.listen(BACKLOG)
     return sock
 

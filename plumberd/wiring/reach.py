@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from plumberd.effects import kernel
 from plumberd.effects.call import SchemeCall, TcpCall
 from plumberd.effects.dial_tcp import Owner, TcpDial
 from plumberd.effects.dial_unix import UnixDial
@@ -185,11 +186,12 @@ class Reach:
         who, actas = traveller.who, self._core.services.actas
         ours, theirs = socket.socketpair() if who is None else actas.call(who, socket.socketpair)
         ours.setblocking(False)
+        kernel.take_descriptors(ours, wanted=False)  # until it is handed over: it may be relayed instead
         mode = Mode.RELAYED if who is None else Mode.LOCAL
         told = told_of(who or traveller.caller, traveller.rule or self._rule)
-        registration.offer(Offer(theirs, mode.value, told))
         self._mark("connect")
         self._done(Reached(ours))
+        registration.offer(Offer(theirs, mode.value, told))
 
     def _go(self, step: _Step) -> None:
         self._step = step
