@@ -30,8 +30,10 @@ rules = ["deny in any any"]
 default = { in = "allow", out = "deny" }
 routes = { a = "tcp://file.example", b = "tcp://file.example" }
 redirect = { c = "file", d = "file" }
-listen = { tcpd = ["9000"], publish = { pongd = ["7000"] } }
+listen = { tcpd = ["9000"], publish = { pongd = ["7000"] }, tlsd = ["9001"], publish_tls = { web = ["443"] } }
 services.pongd.framing = "raw"
+tls = { psk_file = "psk", client_certificates = "optional" }
+peer."A.example:1" = { psk = "laptop" }
 limits = { relays = 5, lookups = 6 }
 audit = { file = "/file.jsonl" }
 audit_only = "10m"
@@ -50,6 +52,7 @@ LINE = CommandLine(
     limits={"relays": 7},
     tcpd=("tcp:1",),
     publish=(("pongd", "tcp:2"),),
+    tlsd=("tcp:3",),
     parts=frozenset(("tcpd",)),
     broker_uids=frozenset((9,)),
     service_uids=frozenset((10,)),
@@ -64,6 +67,7 @@ class Both(ConfiguredTestCase):
 
     def setUp(self) -> None:
         super().setUp()
+        self.write(f"laptop:{'0f' * 16}\ncaller:{'0f' * 16}\n", "psk", 0o600)
         self.file = self.settings(FILE)
         line = dataclasses.replace(LINE, config=self.path("plumberd.toml"))
         self.both = self.settings(FILE, line)
@@ -77,6 +81,9 @@ class Both(ConfiguredTestCase):
         self.assertEqual((file.audit_file, file.audit_journal, file.audit_only_seconds), ("/file.jsonl", False, 600))
         self.assertEqual(file.policy.defaults, {Direction.IN: True, Direction.OUT: False, **self.serve(file)})
         self.assertEqual(file.framings, {"pongd": "raw"})
+        self.assertEqual(file.publish_tls, (("web", "tcp:443:interface=127.0.0.1"),))
+        self.assertEqual((file.tls.psk_file, file.tls.client_certificates.value), (self.path("psk"), "optional"))
+        self.assertEqual({name: str(peer) for name, peer in file.peers.items()}, {"a.example:1": "psk laptop"})
 
     def test_of_a_single_value_the_command_lines_counts(self) -> None:
         both = self.both
@@ -100,6 +107,7 @@ class Both(ConfiguredTestCase):
         both = self.both
         self.assertEqual([str(rule) for rule in both.policy.rules], ["allow in a any", "deny in any any"])
         self.assertEqual(both.tcpd, ("tcp:1", "tcp:9000:interface=127.0.0.1"))
+        self.assertEqual(both.tlsd, ("tcp:3", "tcp:9001:interface=127.0.0.1"))
         self.assertEqual(both.publish, (("pongd", "tcp:2"), ("pongd", "tcp:7000:interface=127.0.0.1")))
         self.assertEqual((both.service_uids, both.broker_uids), ({7, 10}, {8, 9}))
 

@@ -16,11 +16,23 @@ from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.route import Choice, Endpoint, Routes, parse_route
 from plumberd.pure.policy.rule import parse_rule
 from plumberd.pure.policy.subject import parse_condition
+from plumberd.pure.psk import PreSharedKey
+from plumberd.pure.tls import (
+    Authority,
+    Certificate,
+    ClientCertificates,
+    PeerSettings,
+    RevocationList,
+    TlsSettings,
+    Trust,
+)
 from plumberd.wiring.changes import AT_START, Changes, changes
 from plumberd.wiring.settings import CommandLine, Settings
 from tests.tables import PROPERTY, each
 
 OLD = Settings("/r")
+OWN = Certificate("/a.pem", "/a.key", b"", b"s3cret", "a.example", ends=86400 * 100)
+KEY = PreSharedKey("laptop", b"s3cret")
 
 
 def policy(*rules: str, **defaults: bool) -> Policy:
@@ -69,6 +81,65 @@ class Told(SynchronousTestCase):
             ["listen.tcpd: - tcp:1", "listen.tcpd: + tcp:3"],
         ),
         ("published", {}, {"publish": (("a", "tcp:1"),)}, ["listen.publish.a: + tcp:1"]),
+        ("listeners_inside_tls", {}, {"tlsd": ("tcp:1",)}, ["listen.tlsd: + tcp:1"]),
+        ("published_inside_tls", {}, {"publish_tls": (("a", "tcp:1"),)}, ["listen.publish_tls.a: + tcp:1"]),
+        (
+            "a_certificate_that_was_renewed",
+            {"tls": TlsSettings((OWN,))},
+            {"tls": TlsSettings((dataclasses.replace(OWN, ends=86400 * 400),))},
+            ['tls.certificates."/a.pem": a.example, until 1970-04-11 → a.example, until 1971-02-05'],
+        ),
+        (
+            "a_new_key_in_the_same_file",
+            {"tls": TlsSettings((OWN,))},
+            {"tls": TlsSettings((dataclasses.replace(OWN, key=b"s3cret too"),))},
+            ['tls.certificates."/a.pem": a.example, until 1970-04-11, with other contents'],
+        ),
+        (
+            "a_first_certificate",
+            {},
+            {"tls": TlsSettings((OWN,))},
+            ['tls.certificates."/a.pem": none → a.example, until 1970-04-11'],
+        ),
+        (
+            "keys",
+            {"tls": TlsSettings(psk_file="/psk", psks=(KEY,))},
+            {"tls": TlsSettings(psk_file="/psk", psks=(KEY, PreSharedKey("b", b"s3cret")))},
+            ["tls.psk_file: /psk, 1 for callers → /psk, 2 for callers"],
+        ),
+        (
+            "trust",
+            {},
+            {"tls": TlsSettings(trust=Trust(True, (Authority("/ca.pem", b""), Authority("/ca.pem", b""))))},
+            ["tls.trust: system → system, /ca.pem"],
+        ),
+        (
+            "everything_else_of_tls",
+            {},
+            {
+                "tls": TlsSettings(
+                    crls=(RevocationList("/crl.pem", b""),),
+                    client_certificates=ClientCertificates.REQUIRED,
+                    alpn=("h2", "http/1.1"),
+                )
+            },
+            ["tls.crl: none → /crl.pem", "tls.client_certificates: none → required", "tls.alpn: none → h2,http/1.1"],
+        ),
+        (
+            "a_peer",
+            {"peers": {"a:1": PeerSettings(psk=KEY)}},
+            {"peers": {"b:1": PeerSettings(None, OWN, "alice", "/pw", "s3cret", ("sha256:0f",), Trust())}},
+            [
+                'peer."a:1": psk laptop → none',
+                'peer."b:1": none → certificate /a.pem; login alice; pin sha256:0f; trust system',
+            ],
+        ),
+        (
+            "a_peer_s_password",
+            {"peers": {"a:1": PeerSettings(login="alice", password="s3cret")}},
+            {"peers": {"a:1": PeerSettings(login="alice", password="s3cret too")}},
+            ['peer."a:1": login alice, with other contents or another secret'],
+        ),
         (
             "users",
             {"service_uids": frozenset((5,))},
@@ -142,6 +213,10 @@ class Told(SynchronousTestCase):
             limits=Limits(relays=5),
             tcpd=("tcp:1",),
             publish=(("a", "tcp:1"),),
+            tlsd=("tcp:2",),
+            publish_tls=(("a", "tcp:2"),),
+            tls=TlsSettings(alpn=("h2",)),
+            peers={"a:1": PeerSettings()},
             parts=frozenset(("broker",)),
             broker_uids=frozenset((1,)),
             service_uids=frozenset((2,)),
@@ -151,7 +226,7 @@ class Told(SynchronousTestCase):
         )
         found = changes(OLD, new)
         self.assertEqual(found.needs_restart, AT_START)
-        self.assertEqual(len(found.lines), 19)
+        self.assertEqual(len(found.lines), 23)
 
 
 class Rules(SynchronousTestCase):

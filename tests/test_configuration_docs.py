@@ -8,14 +8,18 @@ import tomllib
 from typing import get_args, get_origin, get_type_hints
 from unittest import mock
 
+from plumberd.pure.certificates import LEAST_CURVE_BITS, LEAST_RSA_BITS
 from plumberd.pure.limits import Limits
 from plumberd.pure.names import check_service
+from plumberd.pure.psk import IDENTITY_CHARS, LEAST_KEY_BYTES, MOST_KEY_BYTES
+from plumberd.pure.tls import ALPN_NAMES, EXPIRY_NOTICE_SECONDS
 from plumberd.wiring.changes import AT_START, changes
 from plumberd.wiring.configuration import ALL_BYTES, FILE_BYTES, FILES
 from plumberd.wiring.options import Options
 from plumberd.wiring.schema import Configuration, key_paths
 from plumberd.wiring.settings import Settings
 from tests.configured import ConfiguredTestCase
+from tests.issued import root
 from tests.test_docs import read, rows, section
 
 ALONE = ("config", "check", "help", "version")
@@ -50,9 +54,10 @@ class Keys(ConfiguredTestCase):
         said = {option for options in self.options.values() for option in options}
         self.assertEqual(said | set(ALONE), known)
         self.assertEqual(said & set(ALONE), set())
-        self.assertEqual(
-            {key for key, options in self.options.items() if not options}, {"include", "services.NAME.framing"}
-        )
+        without = {key for key, options in self.options.items() if not options}
+        # Certificates and keys are the machine's own, and belong into files.
+        tls = {key for key in self.options if key.startswith(("tls.", "peer."))}
+        self.assertEqual(without, {"include", "services.NAME.framing", "listen.publish_tls.NAME"} | tls)
 
     def test_help_tells_every_option(self) -> None:
         usage = str(Options())
@@ -114,7 +119,9 @@ class Examples(ConfiguredTestCase):
     def test_it_shows_most_keys(self) -> None:
         shown = set(tomllib.loads(block("An example")))
         every = {key.partition(".")[0] for key in key_paths()}
-        self.assertLessEqual(every - shown, {"dialects", "handover", "parts", "broker_users", "audit_only"})
+        self.assertLessEqual(
+            every - shown, {"dialects", "handover", "parts", "broker_users", "audit_only", "tls", "peer"}
+        )
 
     def test_every_route_is_read(self) -> None:
         lines = [line for line in block("Routes and redirects").splitlines() if line]
@@ -125,6 +132,26 @@ class Examples(ConfiguredTestCase):
         (quoted,) = re.findall(r"`(\"[a-z.]+\" = \"[^`]+\")`", section(FILE, "Routes and redirects"))
         (name,) = self.read(f"[routes]\n{quoted}").routes.routes
         self.assertEqual(check_service(name), "db.main")
+
+    def test_certificates_and_keys_are_read(self) -> None:
+        own = root().issue("example.com")
+        text = block("Certificates and keys").replace("/etc/plumberd/", "")
+        self.write(own.chain, "example.com.pem")
+        for name, data in (("example.com.key", own.key_pem), ("psk", b"laptop:" + b"0f" * 32), ("db.password", b"x")):
+            self.write(data, name, 0o600)
+        settings = self.read(text)
+        self.assertEqual([one.name for one in settings.tls.certificates], ["example.com"])
+        self.assertEqual(len(settings.tlsd), 1)
+        auth, db = settings.peers["auth.example.com:9001"], settings.peers["db.example.com:443"]
+        self.assertEqual((auth.psk and auth.psk.identity, db.login, len(db.pins)), ("laptop", "alice", 1))
+
+    def test_the_numbers_of_keys_are_told(self) -> None:
+        text = section(FILE, "Certificates and keys")
+        for number in (LEAST_KEY_BYTES, MOST_KEY_BYTES, IDENTITY_CHARS, EXPIRY_NOTICE_SECONDS // 86400):
+            self.assertRegex(text, rf"\b{number}\b")
+        keys = section(FILE, "Keys")
+        for number in (LEAST_RSA_BITS, LEAST_CURVE_BITS, ALPN_NAMES):
+            self.assertRegex(keys, rf"\b{number}\b")
 
     def test_the_lines_of_a_reload_are_what_is_told(self) -> None:
         old = self.read("routes.web = 'tls:web.example.com:443'")

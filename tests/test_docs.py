@@ -255,7 +255,11 @@ class Examples(SynchronousTestCase):
 
     def test_every_command_line_is_understood(self) -> None:
         configuration = Path(self.mktemp())
-        configuration.touch(0o600)
+        keys = configuration.parent / "psk"
+        keys.write_text("laptop:00112233445566778899aabbccddeeff")
+        keys.chmod(0o600)
+        configuration.write_text("[tls]\npsk_file = 'psk'")  # what --tlsd wants
+        configuration.chmod(0o600)
         configuration.parent.chmod(0o755)
         lines = [re.sub(r"(?<=--config )\S+", str(configuration), line) for line in command_lines()]
         self.assertGreater(len(lines), 15)

@@ -272,6 +272,22 @@ class Listeners(OptionsTestCase):
     def test_what_is_no_endpoint(self) -> None:
         self.assertIn("--tcpd: 'nonsense:1'", self.mistake("--tcpd nonsense:1"))
 
+    @each(
+        ("99999999", "port 99999999 is not within 1 to 65535"),
+        ("haproxy:tcp:9001", "'haproxy:…': wanted PORT, HOST:PORT, or an endpoint of tcp, tcp6, unix or systemd"),
+        ("ssl:9001:privateKey=/dev/null", "--tlsd: "),
+    )
+    def test_what_tls_cannot_be_read_from(self, value: str, wanted: str) -> None:
+        message = self.mistake(f"--tlsd {value}")
+        self.assertTrue(message.startswith("--tlsd: "), message)
+        self.assertIn(wanted, message)
+
+    def test_tls_wants_something_to_prove(self) -> None:
+        self.assertEqual(
+            self.mistake("--tlsd 9001"),
+            "--tlsd: wants something that a listener can prove: tls.certificate and tls.private_key, or tls.psk_file",
+        )
+
 
 class Others(OptionsTestCase):
     def test_a_group_by_its_name(self) -> None:

@@ -15,7 +15,7 @@ from plumberd.effects.accounts import Accounts
 from plumberd.pure.limits import Limits
 from plumberd.pure.modes import Mode
 from plumberd.wiring.mistakes import flatten, key_names, key_text
-from plumberd.wiring.schema import Configuration, Located, key_paths, structure
+from plumberd.wiring.schema import CertificateFiles, Configuration, Directory, Located, key_paths, structure
 from plumberd.wiring.settings import Group
 from tests.tables import PROPERTY, each
 
@@ -46,7 +46,33 @@ class Accepted(SynchronousTestCase):
             "default": {"in": "allow", "out": "deny"},
             "routes": {"a": "tcp://h.example"},
             "redirect": {"b": "c"},
-            "listen": {"tcpd": ["9000"], "publish": {"pongd": ["7000", "tcp:7001"]}},
+            "listen": {
+                "tcpd": ["9000"],
+                "publish": {"pongd": ["7000", "tcp:7001"]},
+                "tlsd": ["9001"],
+                "publish_tls": {"web": ["tcp:443"]},
+            },
+            "tls": {
+                "certificate": "a.pem",
+                "private_key": "a.key",
+                "certificates": [{"certificate": "b.pem", "private_key": "b.key"}],
+                "trust": "ca.pem",
+                "crl": ["crl.pem"],
+                "psk_file": "psk",
+                "client_certificates": "optional",
+                "alpn": ["h2", "http/1.1"],
+            },
+            "peer": {
+                "A.example:9001": {"psk": "laptop"},
+                "b.example:443": {
+                    "certificate": "c.pem",
+                    "private_key": "c.key",
+                    "login": "alice",
+                    "password_file": "password",
+                    "pin": ["sha256:" + "0F" * 32],
+                    "trust": ["system", "ca.pem"],
+                },
+            },
             "services": {"pongd": {"framing": "raw"}},
             "limits": {"relays": 5, "connect_seconds": 2, "handshake_seconds": 0.5},
             "audit": {"file": "a.jsonl", "journal": True},
@@ -66,6 +92,16 @@ class Accepted(SynchronousTestCase):
         self.assertEqual(list(map(str, found.routes["a"] + found.redirect["b"])), ["tcp://h.example:9000", "c"])
         self.assertEqual(found.listen.tcpd, ["tcp:9000:interface=127.0.0.1"])
         self.assertEqual(found.listen.publish, {"pongd": ["tcp:7000:interface=127.0.0.1", "tcp:7001"]})
+        self.assertEqual(found.listen.tlsd, ["tcp:9001:interface=127.0.0.1"])
+        self.assertEqual(found.listen.publish_tls, {"web": ["tcp:443"]})
+        self.assertEqual((found.tls.certificate, found.tls.private_key), ("a.pem", "a.key"))
+        self.assertEqual(found.tls.certificates, [CertificateFiles(Directory("b.pem"), Directory("b.key"))])
+        self.assertEqual((found.tls.trust, found.tls.crl, found.tls.psk_file), (("ca.pem",), ("crl.pem",), "psk"))
+        self.assertEqual((found.tls.client_certificates.value, found.tls.alpn), ("optional", ("h2", "http/1.1")))
+        first, second = found.peer.values()
+        self.assertEqual((list(found.peer), first.psk), (["A.example:9001", "b.example:443"], "laptop"))
+        self.assertEqual((second.login, second.password_file), ("alice", "password"))
+        self.assertEqual((second.pin, second.trust), (("sha256:" + "0f" * 32,), ("system", "ca.pem")))
         self.assertEqual([service.framing for service in found.services.values()], ["raw"])
         self.assertEqual(found.limits, {"relays": 5, "connect_seconds": 2.0, "handshake_seconds": 0.5})
         self.assertEqual((found.audit.file, found.audit.journal, found.audit_only), ("a.jsonl", True, 600))
@@ -132,6 +168,36 @@ class Mistaken(SynchronousTestCase):
     def test_a_limit(self, _: str, limits: dict[str, object], wanted: str) -> None:
         (found,) = self.mistakes({"limits": limits})
         self.assertTrue(found.startswith(f"limits.{wanted}"), found)
+
+    @each(
+        ("trust_in_nobody", {"trust": []}, "trust: an empty array: wanted a string, or an array of strings"),
+        ("a_table_for_files", {"crl": {}}, "crl: a table: wanted a string, or an array of strings"),
+        ("no_path", {"trust": ["ca.pem", ""]}, "trust[1]: '': wanted a path"),
+        ("another_word", {"client_certificates": "yes"}, "client_certificates: 'yes': wanted none, optional, required"),
+        ("one_protocol", {"alpn": "h2"}, "alpn: 'h2': wanted an array, between [ and ], of at most 16"),
+        ("many_protocols", {"alpn": ["h2"] * 17}, "alpn: an array: wanted an array, between [ and ], of at most 16"),
+        ("no_protocol", {"alpn": ["h 2"]}, "alpn[0]: wanted the name of a protocol"),
+        ("another_key", {"certificates": [{"key": "a.key"}]}, "certificates[0].key: no such key here"),
+        ("a_misspelt_one", {"privatekey": "a.key"}, "privatekey: no such key here; did you mean private_key?"),
+    )
+    def test_what_is_said_of_tls(self, _: str, tls: dict[str, object], wanted: str) -> None:
+        (found,) = self.mistakes({"tls": tls})
+        self.assertTrue(found.startswith(f"tls.{wanted}"), found)
+
+    @each(
+        ("no_port", "a.example", {}, '"a.example": wanted HOST:PORT'),
+        ("a_pattern", "*.example:443", {}, '"*.example:443": the host is neither'),
+        ("a_uri", "tls://u:s3cret@a.example:443", {}, '"…": wanted HOST:PORT'),
+        ("no_identity", "a:1", {"psk": "two words"}, '"a:1".psk: no name of a key'),
+        ("a_key_for_an_identity", "a:1", {"psk": "laptop:s3cret"}, '"a:1".psk: no name of a key'),
+        ("a_password", "a:1", {"login": "alice:s3cret"}, '"a:1".login: wanted the name of a user'),
+        ("no_pin", "a:1", {"pin": "md5:s3cret"}, '"a:1".pin: wanted sha256: and 64'),
+        ("password", "a:1", {"password": "s3cret"}, '"a:1".password: no such key here; did you mean password_file?'),
+    )
+    def test_what_is_said_of_a_peer(self, _: str, name: str, peer: dict[str, object], wanted: str) -> None:
+        (found,) = self.mistakes({"peer": {name: peer}})
+        self.assertTrue(found.startswith(f"peer.{wanted}"), found)
+        self.assertNotIn("s3cret", found)
 
     @each((1,), (0,), ("true",), ("yes",), (None,))
     def test_only_true_and_false_are_truths(self, value: object) -> None:

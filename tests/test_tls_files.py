@@ -161,4 +161,5 @@ class Unread(TlsFilesTestCase):
         self.assertEqual(files.certificate("/cert", "/key").key, b"")
         self.assertEqual([one.file for one in files.authorities("/ca")], ["/ca"])
         self.assertEqual([one.file for one in files.revocation_lists("/crl")], ["/crl"])
-        self.assertEqual((files.keys("/keys"), files.password("/password")), ((), ""))
+        self.assertEqual(files.find(files.keys("/keys"), "laptop").key, b"")
+        self.assertEqual(files.password("/password"), "")

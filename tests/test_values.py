@@ -15,6 +15,7 @@ from plumberd.effects.accounts import Accounts
 from plumberd.pure.dialects import DEFAULT, DIALECTS
 from plumberd.pure.modes import GENERAL_WISHES
 from plumberd.pure.policy.route import Endpoint, parse_redirect, parse_route
+from plumberd.pure.tls import ClientCertificates
 from plumberd.pure.uri import FRAMINGS
 from plumberd.wiring import values
 from plumberd.wiring.settings import PARTS, Group
@@ -55,6 +56,17 @@ class Accepted(SynchronousTestCase):
         self.assertEqual(values.listener("9000"), "tcp:9000:interface=127.0.0.1")
         self.assertEqual(values.listener("unix:/a@b"), "unix:/a@b")
 
+    def test_listeners_with_a_socket_of_their_own(self) -> None:
+        for text in ("tcp:9001", "tcp6:9001", "unix:/a"):
+            self.assertEqual(values.plain_listener(text), text)
+        self.assertEqual(values.plain_listener("9001"), "tcp:9001:interface=127.0.0.1")
+
+    def test_what_is_asked_of_callers(self) -> None:
+        self.assertEqual([values.client_certificates(one.value) for one in ClientCertificates], [*ClientCertificates])
+
+    def test_a_destination_is_found_where_it_was_written(self) -> None:
+        self.assertEqual(values.peer_name("Auth.Example.COM:9001"), "Auth.Example.COM:9001")
+
     def test_targets(self) -> None:
         self.assertEqual(values.target(parse_redirect, "a", "b"), "b")
         self.assertEqual(values.target(parse_route, "*", "tls:{service}.x:443"), "tls:{service}.x:443")
@@ -70,7 +82,15 @@ class Mistaken(SynchronousTestCase):
     @each(
         ("path", values.path, "", "'': wanted a path"),
         ("nul", values.path, "a\0", "'a\\x00': wanted a path"),
-        ("part", values.part, "udpd", "'udpd': wanted broker or tcpd"),
+        (
+            "plain_listener",
+            values.plain_listener,
+            "haproxy:tcp:9001",
+            "'haproxy:…': wanted PORT, HOST:PORT, or an endpoint of tcp, tcp6, unix or systemd",
+        ),
+        ("client_certificates", values.client_certificates, "", "'': wanted none, optional, required"),
+        ("peer_name", values.peer_name, "a.example", "wanted HOST:PORT (IPv6 in brackets)"),
+        ("part", values.part, "udpd", f"'udpd': wanted {' or '.join(PARTS)}"),
         ("verdict", values.verdict, "Allow", "'Allow': wanted allow or deny"),
         ("handover", values.handover, "framed", "'framed': wanted auto|direct|locked|relayed"),
         ("framing", values.framing, "zig", f"'zig': wanted one of {', '.join(FRAMINGS)}"),

@@ -124,6 +124,10 @@ class TlsFiles:
         except PskError as e:
             raise TlsFileError(file, e.mistakes) from None
 
+    def find(self, keys: Sequence[PreSharedKey], identity: str) -> PreSharedKey | None:
+        """Return the key that is called *identity*, or ``None``."""
+        return next((one for one in keys if one.identity == identity), None)
+
     def password(self, file: str) -> str:
         """Return the password that a file holds, in its only line.
 
@@ -176,8 +180,12 @@ class UnreadFiles(TlsFiles):
         return (RevocationList(file, b""),)
 
     def keys(self, file: str) -> tuple[PreSharedKey, ...]:
-        """See :meth:`TlsFiles.keys`. Nobody knows which there are."""
-        return ()
+        """See :meth:`TlsFiles.keys`. Nobody knows which there are; one stands for them."""
+        return (PreSharedKey("unread", b""),)
+
+    def find(self, keys: Sequence[PreSharedKey], identity: str) -> PreSharedKey:
+        """See :meth:`TlsFiles.find`."""
+        return PreSharedKey(identity, b"")
 
     def password(self, file: str) -> str:
         """See :meth:`TlsFiles.password`."""

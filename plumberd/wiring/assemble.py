@@ -26,16 +26,21 @@ from plumberd.pure.policy.rule import Rule, RuleError, bind_rule
 from plumberd.pure.uri import IPAddress
 from plumberd.wiring.configuration import Reading, read_configuration
 from plumberd.wiring.mistakes import ConfigurationError, Mistake
+from plumberd.wiring.schema import Tls
 from plumberd.wiring.settings import CommandLine, Settings
 
 LONGEST_SOCKET = "network-0-0"
 """Of the names that the broker listens on."""
 
 
-def read_settings(line: CommandLine, generation: int = 1, accounts: Accounts | None = None) -> Settings:
+def read_settings(
+    line: CommandLine, generation: int = 1, accounts: Accounts | None = None, *, reads_keys: bool = True
+) -> Settings:
     """Read the configuration that *line* names, if any, and put both together.
 
     :param accounts: what knows the numbers of names; the default is this machine.
+    :param reads_keys: whether the files of TLS are read as well; who only asks a configuration need not be
+        allowed to.
     :raises ConfigurationError: with all mistakes; nothing holds then.
     """
     accounts = accounts or Accounts()
@@ -44,6 +49,7 @@ def read_settings(line: CommandLine, generation: int = 1, accounts: Accounts | N
         reading = read_configuration(line.config, line.folder, accounts)
     mistakes = list(reading.mistakes)
     settings = _Assembly(line, reading, accounts, mistakes).settings(generation)
+    settings = _with_tls(settings, reading, mistakes, reads_keys)
     if mistakes:
         raise ConfigurationError(mistakes)
     return settings
@@ -57,6 +63,24 @@ def reread(source: CommandLine | None, generation: int) -> Settings:
     if source is None:
         raise ConfigurationError([Mistake("plumberd", "", "these settings were made by hand, and can't be read again")])
     return read_settings(source, generation)
+
+
+def _with_tls(settings: Settings, reading: Reading, mistakes: list[Mistake], reads_keys: bool) -> Settings:
+    """Return *settings* with what is said of TLS."""
+    file = reading.configuration
+    if not (settings.tlsd or settings.publish_tls or file.peer or file.tls != Tls()):
+        return settings
+    # late: the cryptography library takes its time, and where nothing is said of TLS nobody needs it
+    from plumberd.wiring.tls_tables import TlsTables
+
+    tables = TlsTables(reading, mistakes, reads_keys)
+    tls, peers = tables.settings()
+    for listeners, option, key in ((settings.tlsd, "--tlsd", "tlsd"), (settings.publish_tls, "", "publish_tls")):
+        if listeners and not tls.can_listen and not mistakes:
+            text = "wants something that a listener can prove: tls.certificate and tls.private_key, or tls.psk_file"
+            from_file = reading.file_of("listen", key)
+            mistakes.append(Mistake(from_file.name, f"listen.{key}", text) if from_file else Mistake(option, "", text))
+    return dataclasses.replace(settings, tls=tls, peers=peers)
 
 
 class _Assembly:
@@ -89,6 +113,8 @@ class _Assembly:
             limits=dataclasses.replace(Limits(), **limits),
             tcpd=(*line.tcpd, *file.listen.tcpd),
             publish=(*line.publish, *((name, one) for name, all_ in file.listen.publish.items() for one in all_)),
+            tlsd=(*line.tlsd, *file.listen.tlsd),
+            publish_tls=tuple((name, one) for name, all_ in file.listen.publish_tls.items() for one in all_),
             parts=line.parts or frozenset(file.parts),
             broker_uids=line.broker_uids.union(file.broker_users),
             service_uids=line.service_uids.union(file.service_users),

@@ -20,6 +20,10 @@ AT_START = ("rundir", "group", "dialects", "parts")
 
 NONE = "none"
 
+_HIDDEN = {"tls": "other contents", "peer": "other contents or another secret"}
+_HIDDEN_IN_ROUTES = "another secret or another endpoint string"
+"""What has changed where nothing of it can be seen."""
+
 
 @dataclass(frozen=True)
 class Changes:
@@ -52,7 +56,7 @@ def changes(old: Settings, new: Settings) -> Changes:
             continue
         line = f"{key}: {was.text} → {is_.text}"
         if was.text == is_.text:
-            line = f"{key}: {is_.text}, with another secret or another endpoint string"
+            line = f"{key}: {is_.text}, with {_HIDDEN.get(key.partition('.')[0], _HIDDEN_IN_ROUTES)}"
         if key in AT_START:
             needs_restart.append(key)
             line += " (takes a new start)"
@@ -85,10 +89,25 @@ def _values(settings: Settings) -> dict[str, _Value]:
     found.update(_choices("routes", settings.routes.routes))
     for name, framing in settings.framings.items():
         found[key_text(("services", name, "framing"))] = _Value(framing, framing)
+    found.update(_tls(settings))
     for limit in dataclasses.fields(settings.limits):
         value = getattr(settings.limits, limit.name)
         found[f"limits.{limit.name}"] = _Value(value, f"{value:g}" if isinstance(value, float) else str(value))
     return found
+
+
+def _tls(settings: Settings) -> Iterator[tuple[str, _Value]]:
+    tls = settings.tls
+    for one in tls.certificates:
+        yield key_text(("tls", "certificates", one.chain_file)), _Value(one, str(one))
+    if tls.psk_file is not None:
+        yield "tls.psk_file", _Value((tls.psk_file, tls.psks), f"{tls.psk_file}, {len(tls.psks)} for callers")
+    yield "tls.trust", _Value(tls.trust, str(tls.trust))
+    yield "tls.crl", _Value(tls.crls, ", ".join(dict.fromkeys(one.file for one in tls.crls)) or NONE)
+    yield "tls.client_certificates", _Value(tls.client_certificates, tls.client_certificates.value)
+    yield "tls.alpn", _Value(tls.alpn, ",".join(tls.alpn) or NONE)
+    for name, peer in settings.peers.items():
+        yield key_text(("peer", name)), _Value(peer, str(peer))
 
 
 def _choices(table: str, choices: Mapping[str, tuple[Choice, ...]]) -> Iterator[tuple[str, _Value]]:
@@ -100,11 +119,13 @@ def _lists(settings: Settings) -> dict[str, Sequence[str]]:
     """Return every list but the rules', whose order counts; theirs does not."""
     found: dict[str, list[str]] = {
         "listen.tcpd": list(settings.tcpd),
+        "listen.tlsd": list(settings.tlsd),
         "service_users": [f"uid {uid}" for uid in sorted(settings.service_uids)],
         "broker_users": [f"uid {uid}" for uid in sorted(settings.broker_uids)],
     }
-    for name, listener in settings.publish:
-        found.setdefault(key_text(("listen", "publish", name)), []).append(listener)
+    for key, published in (("publish", settings.publish), ("publish_tls", settings.publish_tls)):
+        for name, listener in published:
+            found.setdefault(key_text(("listen", key, name)), []).append(listener)
     return {key: listed for key, listed in found.items() if listed}
 
 

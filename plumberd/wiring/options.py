@@ -60,6 +60,7 @@ class Options(usage.Options):
         self._redirects: dict[str, tuple[Target, ...]] = {}
         self._routes: dict[str, tuple[Target, ...]] = {}
         self._tcpd: list[str] = []
+        self._tlsd: list[str] = []
         self._publish: list[tuple[str, str]] = []
         self._dialects: tuple[str, ...] = ()
         self._handover: Mode | None = None
@@ -135,6 +136,10 @@ class Options(usage.Options):
     def opt_tcpd(self, value: str) -> None:
         """Listen for remote callers: PORT, HOST:PORT or a Twisted server endpoint string; loopback without a host"""
         self._tcpd.append(_taken("--tcpd", values.listener, value))
+
+    def opt_tlsd(self, value: str) -> None:
+        """Listen for remote callers inside TLS: PORT, HOST:PORT or a Twisted server endpoint string; wants [tls]"""
+        self._tlsd.append(_taken("--tlsd", values.plain_listener, value))
 
     def opt_publish(self, value: str) -> None:
         """SERVICE ENDPOINT: a plain listener for one service, without handshake; the rules decide"""
@@ -217,6 +222,7 @@ class Options(usage.Options):
             limits=self._limits,
             tcpd=tuple(self._tcpd),
             publish=tuple(self._publish),
+            tlsd=tuple(self._tlsd),
             parts=frozenset(self._parts),
             broker_uids=frozenset(self._broker_uids),
             service_uids=frozenset(self._service_uids),

@@ -23,6 +23,8 @@ from plumberd.pure.modes import Mode
 from plumberd.pure.names import check_service
 from plumberd.pure.policy.route import Choice, parse_redirect, parse_route
 from plumberd.pure.policy.rule import Rule, bind_rule, parse_rule
+from plumberd.pure.psk import check_identity
+from plumberd.pure.tls import ALPN_NAMES, ClientCertificates, check_alpn, check_login, parse_pin
 from plumberd.wiring import values
 from plumberd.wiring.mistakes import UnknownKey, gather, key_names, text, unwanted
 from plumberd.wiring.route_tables import parse_table
@@ -38,9 +40,16 @@ Part = NewType("Part", str)
 Uid = NewType("Uid", int)
 Verdict = NewType("Verdict", bool)
 Listener = NewType("Listener", str)
+PlainListener = NewType("PlainListener", str)
 ServiceName = NewType("ServiceName", str)
 FramingName = NewType("FramingName", str)
 Seconds = NewType("Seconds", int)
+Words = NewType("Words", tuple[str, ...])
+Protocols = NewType("Protocols", tuple[str, ...])
+PeerName = NewType("PeerName", str)
+KeyName = NewType("KeyName", str)
+Login = NewType("Login", str)
+Pins = NewType("Pins", tuple[str, ...])
 RouteTable = NewType("RouteTable", dict[str, tuple[Choice, ...]])
 RedirectTable = NewType("RedirectTable", dict[str, tuple[Choice, ...]])
 LimitTable = NewType("LimitTable", dict[str, float])
@@ -75,6 +84,8 @@ class Listen:
 
     tcpd: list[Listener] = field(default_factory=list)
     publish: dict[ServiceName, list[Listener]] = field(default_factory=dict)
+    tlsd: list[PlainListener] = field(default_factory=list)
+    publish_tls: dict[ServiceName, list[PlainListener]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,41 @@ class Service:
     """``[services.NAME]``."""
 
     framing: FramingName | None = None
+
+
+@dataclass(frozen=True)
+class CertificateFiles:
+    """One of ``tls.certificates``."""
+
+    certificate: Directory | None = None
+    private_key: Directory | None = None
+
+
+@dataclass(frozen=True)
+class Tls:
+    """``[tls]``."""
+
+    certificate: Directory | None = None
+    private_key: Directory | None = None
+    certificates: list[CertificateFiles] = field(default_factory=list)
+    trust: Words = Words(())
+    crl: Words = Words(())
+    psk_file: Directory | None = None
+    client_certificates: ClientCertificates = ClientCertificates.NONE
+    alpn: Protocols = Protocols(())
+
+
+@dataclass(frozen=True)
+class Peer:
+    """``[peer."HOST:PORT"]``."""
+
+    psk: KeyName | None = None
+    certificate: Directory | None = None
+    private_key: Directory | None = None
+    login: Login | None = None
+    password_file: Directory | None = None
+    pin: Pins = Pins(())
+    trust: Words = Words(())
 
 
 @dataclass(frozen=True)
@@ -111,6 +157,8 @@ class Configuration:
     redirect: RedirectTable = field(default_factory=lambda: RedirectTable({}))
     listen: Listen = field(default_factory=Listen)
     services: dict[ServiceName, Service] = field(default_factory=dict)
+    tls: Tls = field(default_factory=Tls)
+    peer: dict[PeerName, Peer] = field(default_factory=dict)
     limits: LimitTable = field(default_factory=lambda: LimitTable({}))
     audit: Audit = field(default_factory=Audit)
     audit_only: Seconds | None = None
@@ -138,7 +186,7 @@ def key_paths(schema: type = Configuration, prefix: str = "") -> list[str]:
     return found
 
 
-_TABLES = (Default, Listen, Service, Audit)
+_TABLES = (Default, Listen, Service, Tls, Peer, Audit)
 
 
 def _converter(accounts: Accounts) -> Converter:
@@ -158,12 +206,20 @@ def _converter(accounts: Accounts) -> Converter:
         Uid: lambda word: values.user(word, accounts),
         Verdict: values.verdict,
         Listener: values.listener,
+        PlainListener: values.plain_listener,
+        ClientCertificates: values.client_certificates,
+        PeerName: values.peer_name,
+        KeyName: check_identity,
+        Login: check_login,
         ServiceName: check_service,
         FramingName: values.framing,
         Seconds: values.audit_only,
     }
     for type_, parse in words.items():
         converter.register_structure_hook(type_, _word(parse))
+    converter.register_structure_hook(Words, lambda value, _: _one_or_more(value, values.path))
+    converter.register_structure_hook(Pins, lambda value, _: _one_or_more(value, parse_pin))
+    converter.register_structure_hook(Protocols, lambda value, _: _protocols(value))
     converter.register_structure_hook(Dialects, lambda value, _: _dialects(value))
     converter.register_structure_hook(LimitTable, lambda value, _: _limits(value))
     converter.register_structure_hook(RouteTable, lambda value, _: parse_table(value, parse_route, accounts))
@@ -222,6 +278,21 @@ def _dialects(value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise unwanted(value, "an array, between [ and ]")
     return values.dialects(gather(enumerate(value), lambda _, word: values.dialect(text(word))))
+
+
+def _protocols(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > ALPN_NAMES:
+        raise unwanted(value, f"an array, between [ and ], of at most {ALPN_NAMES}")
+    return tuple(gather(enumerate(value), lambda _, word: check_alpn(text(word))))
+
+
+def _one_or_more(value: object, parse: Callable[[str], str]) -> tuple[str, ...]:
+    """Return what a string says, or an array of them."""
+    if isinstance(value, str):
+        return (parse(value),)
+    if not isinstance(value, list) or not value:  # an empty one would say the same as none, and mean the opposite
+        raise unwanted(value, "a string, or an array of strings")
+    return tuple(gather(enumerate(value), lambda _, word: parse(text(word))))
 
 
 def _limits(value: object) -> dict[str, float]:

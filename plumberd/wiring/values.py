@@ -19,8 +19,9 @@ from plumberd.pure.dialects import DIALECTS
 from plumberd.pure.limits import Limits
 from plumberd.pure.modes import GENERAL_WISHES, Mode
 from plumberd.pure.policy.route import PLACEHOLDER, Endpoint, Target
+from plumberd.pure.tls import ClientCertificates, parse_peer_key
 from plumberd.pure.uri import FRAMINGS, Uri
-from plumberd.wiring.listening import EndpointError, full_description
+from plumberd.wiring.listening import EndpointError, full_description, is_plain
 from plumberd.wiring.mistakes import ValueMistake, unwanted
 from plumberd.wiring.settings import PARTS, Group
 
@@ -129,6 +130,28 @@ def listener(text: str) -> str:
         if "@" in text:  # a URI with a password in the wrong place
             raise unwanted(text, "PORT, HOST:PORT or a Twisted server endpoint string") from None
         raise ValueMistake(str(e)) from None
+
+
+def plain_listener(text: str) -> str:
+    """Return a whole server endpoint string whose port has a socket of its own: TLS is read from that."""
+    found = listener(text)
+    if not is_plain(found):
+        raise unwanted(found.partition(":")[0] + ":…", "PORT, HOST:PORT, or an endpoint of tcp, tcp6, unix or systemd")
+    return found
+
+
+def client_certificates(word: str) -> ClientCertificates:
+    """Return what is asked of callers."""
+    for wanted in ClientCertificates:
+        if wanted.value == word:
+            return wanted
+    raise unwanted(word, ", ".join(one.value for one in ClientCertificates))
+
+
+def peer_name(text: str) -> str:
+    """Return *text*, which names a destination, as it is: where it was written is found by that."""
+    parse_peer_key(text)
+    return text
 
 
 def target(parse: Callable[[str, str], Target], name: str, text: str) -> Target:
