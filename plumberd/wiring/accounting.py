@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Callable
 from typing import Any
+
+from twisted.logger import Logger
 
 from plumberd.effects.sockdiag import DestroyError
 from plumberd.pure.inetdiag import TcpSocket
@@ -14,8 +17,62 @@ from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import show_host
 from plumberd.wiring.census import Census
 
-A_PAGE = 150
-"""Connections in one answer, which has a limit; the next page begins behind the last one's id."""
+A_PAGE = 120
+"""Connections in one answer, in which the longest fit; the next page begins behind the last one's id."""
+
+
+Seen = Callable[["dict[int, TcpSocket] | OSError"], None]
+Done = Callable[["dict[str, Any] | Refused"], None]
+
+
+class Looks:
+    """One look at the kernel's sockets at a time: who asks meanwhile shares the next one."""
+
+    _log = Logger("plumberd")
+
+    def __init__(self, census: Census) -> None:
+        self._census = census
+        self._is_looking = False
+        self._asked: dict[object, Seen] = {}
+        """Whom the look under way is for."""
+        self._waiting: dict[object, Seen] = {}
+
+    def ask(self, owner: object, seen: Seen) -> None:
+        """Give *seen*, later, what the kernel knows of each living socket; *owner* asks once at a time.
+
+        :raises OSError: the kernel does not tell.
+        """
+        self._waiting[owner] = seen
+        if not self._is_looking:
+            try:
+                self._begin()
+            except OSError:
+                self.forget(owner)
+                raise
+
+    def forget(self, owner: object) -> None:
+        """Nobody waits for what *owner* has asked. Idempotent."""
+        self._asked.pop(owner, None)
+        self._waiting.pop(owner, None)
+
+    def _begin(self) -> None:
+        self._census.look(self._looked)
+        self._is_looking = True
+        self._asked, self._waiting = self._waiting, {}
+
+    def _looked(self, result: dict[int, TcpSocket] | OSError) -> None:
+        self._is_looking = False
+        asked, self._asked = self._asked, {}
+        if self._waiting:
+            try:
+                self._begin()
+            except OSError as e:
+                asked, self._waiting, result = {**asked, **self._waiting}, {}, e
+        for seen in asked.values():
+            try:
+                seen(result)
+            except Exception:
+                self._log.failure("what follows a look at the sockets failed")  # and the others are still told
 
 
 def page_of(census: Census, uid: int | None, after: str | None) -> tuple[list[HandedOver], int]:
@@ -27,8 +84,9 @@ def page_of(census: Census, uid: int | None, after: str | None) -> tuple[list[Ha
     """
     behind = _cookie(after) if after is not None else -1
     entries = census.living if uid is None else census.living.of(uid)
-    found = sorted((entry for entry in entries if entry.cookie > behind), key=lambda entry: entry.cookie)
-    return found[:A_PAGE], len(found[A_PAGE:])
+    found = [entry for entry in entries if entry.cookie > behind]
+    page = heapq.nsmallest(A_PAGE, found, key=lambda entry: entry.cookie)
+    return page, len(found) - len(page)
 
 
 def rows(page: list[HandedOver], known: dict[int, TcpSocket], now: float) -> list[dict[str, Any]]:
@@ -39,8 +97,8 @@ def rows(page: list[HandedOver], known: dict[int, TcpSocket], now: float) -> lis
     return [_row(entry, known[entry.cookie], now) for entry in page if entry.cookie in known]
 
 
-def tell(census: Census, uid: int | None, after: str | None, done: Callable[[dict[str, Any] | Refused], None]) -> None:
-    """Give *done*, later, the members of the answer to ``ss``.
+def tell(census: Census, looks: Looks, owner: object, uid: int | None, after: str | None, done: Done) -> None:
+    """Give *done*, later, the members of the answer to ``ss``, unless *owner* is forgotten by *looks*.
 
     :raises Refused: nothing is counted here, or *after* makes no sense.
     """
@@ -56,12 +114,12 @@ def tell(census: Census, uid: int | None, after: str | None, done: Callable[[dic
         done({"ok": True, "connections": rows(page, result, time.time()), "more": more, "after": last})
 
     try:
-        census.look(looked)
+        looks.ask(owner, looked)
     except OSError as e:
         raise Refused(Refusal.BUSY, f"the kernel does not tell of its sockets: {e.strerror}") from None
 
 
-def end(census: Census, connection: str, done: Callable[[dict[str, Any] | Refused], None]) -> None:
+def end(census: Census, connection: str, done: Done) -> None:
     """End one connection; *done* gets, later, the members of the answer to ``kill``.
 
     :raises Refused: it is none that was handed over and lives, or the kernel cannot.

@@ -102,6 +102,7 @@ class Operations:
         self._tcpd = tcpd
         self._desk = desk
         self._resolving: dict[Conversation, Any] = {}
+        self._looks = accounting.Looks(core.census)
         self._claims: dict[Registration, tuple[Outcome, float]] = {}
         self._run: dict[str, Callable[[Conversation, Request, LocalWho], None]] = {
             "status": self._status,
@@ -136,6 +137,7 @@ class Operations:
             granted, began = self._claims.pop(registration)
             seconds = self._core.reactor.seconds() - began
             self._core.audit.note(dataclasses.replace(granted, verdict="ended", seconds=seconds))
+        self._looks.forget(conversation)
         self._stop_resolving(conversation)
 
     def is_admin(self, who: LocalWho) -> bool:
@@ -255,15 +257,21 @@ class Operations:
     def _ss(self, conversation: Conversation, request: Request, who: LocalWho) -> None:
         uid = None if self.is_admin(who) else who.uid
         done = functools.partial(self._answer_late, conversation, request)
-        accounting.tell(self._core.census, uid, request.members.get("after"), done)
+        accounting.tell(self._core.census, self._looks, conversation, uid, request.members.get("after"), done)
 
     def _kill(self, conversation: Conversation, request: Request, who: LocalWho) -> None:
-        done = functools.partial(self._answer_late, conversation, request)
-        accounting.end(self._core.census, str(request.members.get("connection", "")), done)
+        connection = str(request.members.get("connection", ""))
+
+        def ended(result: dict[str, Any] | Refused) -> None:
+            if not isinstance(result, Refused):
+                self._log.info("{who} has ended the connection {connection}", who=str(who), connection=connection)
+            self._answer_late(conversation, request, result)
+
+        accounting.end(self._core.census, connection, ended)
 
     def _answer_late(self, conversation: Conversation, request: Request, result: dict[str, Any] | Refused) -> None:
         """Answer when the kernel has; a client that has gone meanwhile gets nothing."""
         if isinstance(result, Refused):
-            conversation.refuse(request.ident, result.word, result.reason)
+            self._desk.refuse(conversation, request, result)
         else:
             conversation.answer(answer(request.ident, result))
