@@ -137,7 +137,7 @@ def explain_offline(
     def mode_of(verdict: Verdict, target: Uri | Endpoint) -> str:
         if asked.direction is Direction.IN:
             return _onward(target)
-        carrier = "an administrator's endpoint" if isinstance(target, Endpoint) else ""
+        carrier = carrier_of(None, target, verdict.addresses)
         return _mode(verdict.handover or settings.handover, target, _described(subject, powers), powers, carrier)
 
     return run(explain(settings.whole_policy, settings.routes, asked, subject, who, mode_of), resolve).members

@@ -75,13 +75,16 @@ class _Step(Protocol):
     def cancel(self) -> None: ...
 
 
-def carrier_of(core: Core, target: Uri | Endpoint, addresses: tuple[IPAddress, ...]) -> str:
-    """Return, for people, what else carries the bytes to *target*, so that there is no socket to give away."""
+def carrier_of(core: Core | None, target: Uri | Endpoint, addresses: tuple[IPAddress, ...]) -> str:
+    """Return, for people, what else carries the bytes to *target*, so that there is no socket to give away.
+
+    Without a *core*, where nothing runs, there is no other process.
+    """
     if isinstance(target, Endpoint):
         return "an administrator's endpoint"
     if target.scheme == "tls":
         return "tls"
-    return "the scheme daemon's process" if _for_scheme_daemon(core, target, addresses) else ""
+    return "the scheme daemon's process" if core and _for_scheme_daemon(core, target, addresses) else ""
 
 
 def check_served(target: Uri | Endpoint) -> None:
