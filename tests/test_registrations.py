@@ -196,6 +196,33 @@ class Claims(ServingTestCase, ChildTestCase):
         await self.check_talks(self.owned(sock), theirs)
 
 
+class Status(ServingTestCase):
+    async def test_an_administrator_is_told_of_every_claim_and_of_what_waits(self) -> None:
+        self.start("allow serve any")
+        await self.claim("pong", "ping")
+        for _ in range(3):
+            _, sock = await in_thread(native_lookup, self.rundir, "pong")
+            assert sock is not None
+            self.owned(sock)
+        answer, _ = await in_thread(native_ask, self.rundir, op="status")
+        me = {"uid": MY_UID, "pid": os.getpid()}
+        self.assertEqual(
+            answer["serving"], [{"service": "pong", **me, "waiting": 2}, {"service": "ping", **me, "waiting": 0}]
+        )
+        self.assertEqual(answer["now"]["control_sockets"], 0)
+
+    async def test_many_of_them_are_cut_with_their_number(self) -> None:
+        self.start("allow serve any")
+        names = [f"{number:064}" for number in range(registrations.CLAIMS_PER_UID)]
+        claim = await self.claim(*names)
+        policy = [f"allow out {'x' * 60}{number} any" for number in range(600)]
+        self.put_in_force(self.service, "allow serve any", *policy)
+        answer, _ = await in_thread(native_ask, self.rundir, op="status")
+        self.assertTrue(answer["ok"])
+        self.assertGreater(answer["left_out"].get("serving", 0) + answer["left_out"]["rules"], 0)
+        claim.close()
+
+
 class Log(ServingTestCase):
     async def test_claims_and_their_ends_are_outcomes(self) -> None:
         self.start("allow serve pong")

@@ -30,6 +30,7 @@ class BusyBroker:
 
     paths = ("/run/ipc/plumberd", "/run/ipc/ipc")
     conversations = 1
+    controls = 2
 
     def __init__(self) -> None:
         self.lookups: FairQueue[int, Any] = FairQueue(1, 10, 10)
@@ -112,8 +113,11 @@ class Everything(StatusTestCase):
     def test_what_is_under_way(self) -> None:
         self.assertEqual(
             self.everything()["now"],
-            {"clients": 1, "lookups": 1, "waiting": 1, "unread_descriptors": 1, "relays": 0},
+            {"clients": 1, "control_sockets": 2, "lookups": 1, "waiting": 1, "unread_descriptors": 1, "relays": 0},
         )
+
+    def test_where_nobody_has_claimed_a_service_it_says_so(self) -> None:
+        self.assertEqual(self.everything()["serving"], [])
 
     def test_what_has_been(self) -> None:
         core = self.core()

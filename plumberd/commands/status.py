@@ -38,7 +38,7 @@ def lines_of(answer: dict[str, Any]) -> list[str]:
         f"you      uid {you['uid']}, pid {you['pid']}, {'confined' if you['confined'] else 'not confined'}",
     ]
     if "pid" in answer:
-        now = answer["now"]
+        now, claims = answer["now"], answer.get("serving", ())  # an older broker tells of none
         lines += [
             f"runs     pid {answer['pid']}, for {answer['uptime_seconds']:.0f} s",
             f"tcpd     {', '.join(answer['tcpd']) or 'off'}",
@@ -46,6 +46,7 @@ def lines_of(answer: dict[str, Any]) -> list[str]:
             *(f"rule {n:<3} {rule}" for n, rule in enumerate(answer["rules"], 1)),
             *(f"redirect {name} to {to}" for name, to in answer["redirects"].items()),
             *(f"route    {name} = {to}" for name, to in answer["routes"].items()),
+            *(f"claim    {c['service']} by uid {c['uid']}, pid {c['pid']}; {c['waiting']} wait" for c in claims),
             f"handover {answer['handover']}",
             f"now      {', '.join(f'{value} {key}' for key, value in now.items())}".replace("_", " "),
             f"so far   {', '.join(f'{value} {key}' for key, value in answer['counts'].items()) or 'nothing'}",

@@ -37,7 +37,7 @@ from plumberd.wiring.status import about_client, about_everything
 from plumberd.wiring.tcpd import Tcpd
 from plumberd.wiring.usage import usage
 
-LISTS = ("rules", "routes", "redirects", "publish", "tcpd", "limits")
+LISTS = ("rules", "routes", "redirects", "publish", "tcpd", "serving", "limits")
 """What may be too long of a `status`."""
 
 
@@ -73,6 +73,8 @@ class Desk(Protocol):
     def paths(self) -> tuple[str, ...]: ...
     @property
     def conversations(self) -> int: ...
+    @property
+    def controls(self) -> int: ...
 
     @property
     def connections_by_uid(self) -> Mapping[int, int]: ...

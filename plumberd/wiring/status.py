@@ -26,6 +26,8 @@ class _Broker(Protocol):
     def paths(self) -> tuple[str, ...]: ...
     @property
     def conversations(self) -> int: ...
+    @property
+    def controls(self) -> int: ...
 
 
 def version() -> str:
@@ -69,8 +71,13 @@ def about_everything(core: Core, broker: _Broker) -> dict[str, Any]:
         "redirects": {name: show_choices(choices) for name, choices in settings.routes.redirects.items()},
         "handover": settings.handover.value,
         "powers": {"lock": core.powers.lock, "give": core.powers.give, "act_as": core.services.actas.can_switch},
+        "serving": [
+            {"service": claim.service, "uid": claim.who.uid, "pid": claim.who.pid, "waiting": claim.waiting}
+            for claim in core.registrations
+        ],
         "now": {
             "clients": broker.conversations,
+            "control_sockets": broker.controls,
             "lookups": broker.lookups.active,
             "waiting": broker.lookups.waiting,
             "unread_descriptors": broker.unread.active,

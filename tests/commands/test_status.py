@@ -67,6 +67,11 @@ class Status(PlumbTestCase):
         ):
             self.assertIn(line, out.splitlines())
 
+    def test_claims_are_told_with_their_claimants(self) -> None:
+        serving = [{"service": "pong", "uid": 1000, "pid": 77, "waiting": 3}]
+        _, out, _ = self.ran("--rundir", self.broker(answer_with({**EVERYTHING, "serving": serving})), "status")
+        self.assertIn("claim    pong by uid 1000, pid 77; 3 wait", out.splitlines())
+
     def test_where_nothing_listens_and_nothing_has_been_it_says_so(self) -> None:
         answer = {**EVERYTHING, "tcpd": [], "counts": {}}
         _, out, _ = self.ran("--rundir", self.broker(answer_with(answer)), "status")
