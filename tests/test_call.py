@@ -7,6 +7,7 @@ import struct
 
 from plumberd.effects.call import SchemeCall, TcpCall
 from plumberd.effects.poll import Poll
+from plumberd.pure.carry import carry
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import Uri
 from tests.support import CleanTestCase, in_thread, read_all, read_exactly, real_reactor, until
@@ -140,7 +141,7 @@ class OfASchemeDaemon(CallTestCase):
     async def ask(self, answer: bytes, then_close: bool = False) -> socket.socket:
         near, far = self.pair()
         near.setblocking(False)
-        SchemeCall(self.poll, near, Uri("tcp", "192.0.2.1", 9000, "pong"), self.results.append).start()
+        SchemeCall(self.poll, near, carry(Uri("tcp", "192.0.2.1", 9000, "pong")), self.results.append).start()
         self.assertEqual(await in_thread(read_exactly, far, len(self.QUESTION)), self.QUESTION)
         far.sendall(answer)
         if then_close:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 from twisted.trial.unittest import SynchronousTestCase
 
-from plumberd.pure.carry import ANSWER_BYTES, CarryAnswer, CarryRequest, carry, no, ok
+from plumberd.pure.carry import ANSWER_BYTES, CarryAnswer, CarryRequest, carry, carry_tls, no, ok, parse_carried
 from plumberd.pure.refusals import Refusal, Refused
-from plumberd.pure.uri import URI_BYTES, Uri
+from plumberd.pure.uri import URI_BYTES, Uri, UriError, parse_uri
 from tests.tables import each
 
 QUESTION = bytes.fromhex("000000197463703a2f2f3132372e302e302e313a393730302f706f6e67")
@@ -81,3 +83,40 @@ class Answer(SynchronousTestCase):
         with self.assertRaises(Refused) as caught:
             self.feed(b"\0\0\0\x08no \x1b[31m")
         self.assertNotIn("\x1b", caught.exception.reason)
+
+
+class InsideTls(SynchronousTestCase):
+    """What a broker of ours says to a tlsd of ours besides the URI."""
+
+    def text(self, uri: str, address: str, *, ruled: bool) -> str:
+        question = carry_tls(parse_uri(uri), ipaddress.ip_address(address), ruled=ruled)
+        received = CarryRequest().receive(question)
+        assert received is not None
+        return received
+
+    @each(
+        ("plain", "tls://a.example:9001/pong", "192.0.2.1", False),
+        ("ruled", "tls://a.example:9001/pong", "192.0.2.1", True),
+        ("options", "tls://a.example:443?alpn=h2%2Chttp/1.1", "2001:db8::1", True),
+        ("login", "tls://carol:p%26address=x@a.example:9001/pong", "192.0.2.1", False),
+    )
+    def test_it_is_understood(self, _: str, uri: str, address: str, ruled: bool) -> None:
+        carried = parse_carried(self.text(uri, address, ruled=ruled))
+        self.assertEqual(parse_uri(carried.text), parse_uri(uri))
+        self.assertEqual((carried.address, carried.ruled), (ipaddress.ip_address(address), ruled))
+        self.assertNotIn("carol", repr(carried))
+
+    def test_a_broker_of_libipc_says_neither(self) -> None:
+        carried = parse_carried("tls://a.example:9001/pong")
+        self.assertEqual((carried.text, carried.address, carried.ruled), ("tls://a.example:9001/pong", None, False))
+
+    def test_what_is_no_address_is_refused_and_too_long_is_not_sent(self) -> None:
+        with self.assertRaises(Refused):
+            parse_carried("tls://a.example:9001/pong?address=b.example")
+        with self.assertRaises(Refused):
+            carry_tls(parse_uri("tls://u:" + "x" * 4060 + "@a.example/pong"), ipaddress.ip_address("::1"), ruled=True)
+
+    def test_no_client_can_say_them(self) -> None:
+        for option in ("address=192.0.2.1", "ruled=yes", "alpn=h2&ruled=yes"):
+            with self.assertRaises(UriError):
+                parse_uri(f"tls://a.example:9001/pong?{option}")

@@ -359,3 +359,41 @@ def _read_to_any_end(sock: socket.socket) -> bytes:
         return read_all(sock)
     except OSError:
         return b""
+
+
+class Parts(TlsTestCase):
+    """With tlsd in a process of its own, the broker asks it, and the name has to be proved to tlsd."""
+
+    async def test_a_broker_without_keys_reaches_through_a_tlsd_that_has_them(self) -> None:
+        far = self.far(
+            "allow in pong tls:b.example",
+            tls=TlsSettings((self.server.value,), trusting(self.ca), client_certificates=ClientCertificates.OPTIONAL),
+        )
+        self.serve(far.settings.rundir, "pong")
+        port = self.tcpd_port(far)
+        broker = self.run_broker("allow out pong tls:127.0.0.1", parts=frozenset(("broker",)))
+        self.run_broker(
+            rundir=broker.settings.rundir,
+            parts=frozenset(("tlsd",)),
+            tls=TlsSettings(trust=trusting(self.ca)),
+            peers={f"127.0.0.1:{port}": PeerSettings(certificate=self.ca.issue("b.example").value)},
+        )
+        sock = await self.granted(broker, port)
+        self.assertEqual(await self.exchange(sock, b"hello" * 10000), b"hello" * 10000)
+        # What no rule of the broker's let through proves nothing there.
+        unruled = self.run_broker(parts=frozenset(("broker",)), rundir=os.path.join(self.folder(), "r"))
+        os.link(os.path.join(broker.settings.rundir, "tls"), os.path.join(unruled.settings.rundir, "tls"))
+        answer, _ = await self.ask(unruled, port)
+        self.assertEqual(answer["error"], "denied")
+        self.assertIn("no rule of the broker's", answer["reason"])
+        await self.idle(broker, far)
+
+    async def test_the_name_is_proved_to_the_scheme_daemon(self) -> None:
+        far = self.far("allow in pong any", tls=TlsSettings((self.ca.issue("b.example").value,)))
+        broker = self.run_broker(parts=frozenset(("broker",)))
+        self.run_broker(
+            rundir=broker.settings.rundir, parts=frozenset(("tlsd",)), tls=TlsSettings(trust=trusting(self.ca))
+        )
+        answer, _ = await self.ask(broker, self.tcpd_port(far))
+        self.assertIn("b.example", answer["reason"])
+        await self.idle(broker, far)

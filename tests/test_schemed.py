@@ -27,8 +27,7 @@ class SchemeDaemonTestCase(RunningTestCase):
         return sock
 
     async def wait_until_carried(self, service: PlumberdService) -> None:
-        schemed = service.schemed
-        assert schemed is not None
+        (schemed,) = service.scheme_daemons
         await until(lambda: not schemed.requests)
         await self.wait_until_idle(service)
 
@@ -63,8 +62,7 @@ class Carried(SchemeDaemonTestCase):
 class NotCarried(SchemeDaemonTestCase):
     async def test_a_broker_that_goes_while_the_far_side_thinks_cancels(self) -> None:
         service = self.start()
-        schemed = service.schemed
-        assert schemed is not None
+        (schemed,) = service.scheme_daemons
         gone: list[bytes] = []
         port = self.serve_tcp(lambda sock: gone.append(read_all(sock)))
         sock = self.ask(service, port)

@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from plumberd.pure.dialects import DIALECTS
 from plumberd.pure.limits import Limits
 from plumberd.pure.modes import Mode
+from plumberd.pure.names import SCHEMES
 from plumberd.pure.policy.decide import DEFAULTS
 from plumberd.pure.policy.direction import Direction
 from plumberd.wiring.settings import CommandLine, Settings
@@ -59,23 +60,24 @@ class Defaults(SynchronousTestCase):
 class Parts(SynchronousTestCase):
     """Which part does what; one method a choice."""
 
-    def check(self, parts: tuple[str, ...], broker: bool, tcp_socket: bool, asks: bool) -> None:
+    def check(self, parts: tuple[str, ...], broker: bool, served: tuple[str, ...], asked: tuple[str, ...]) -> None:
         made = Settings("/run/ipc", parts=frozenset(parts))
-        self.assertEqual(
-            (made.runs_broker, made.serves_tcp_socket, made.asks_scheme_daemon), (broker, tcp_socket, asks)
-        )
+        asks = tuple(scheme for scheme in SCHEMES if made.asks_scheme_daemon(scheme))
+        self.assertEqual((made.runs_broker, made.served_schemes, asks), (broker, served, asked))
 
     def test_without_a_choice_all_run_together_and_nobody_asks(self) -> None:
-        self.check((), True, False, False)
+        self.check((), True, (), ())
 
-    def test_the_broker_alone_asks_the_scheme_daemon(self) -> None:
-        self.check(("broker",), True, False, True)
+    def test_the_broker_alone_asks_the_scheme_daemons(self) -> None:
+        self.check(("broker",), True, (), ("tcp", "tls"))
 
-    def test_the_scheme_daemon_alone_serves_its_socket(self) -> None:
-        self.check(("tcpd",), False, True, False)
+    def test_a_scheme_daemon_alone_serves_its_socket(self) -> None:
+        self.check(("tcpd",), False, ("tcp",), ())
+        self.check(("tlsd",), False, ("tls",), ())
 
-    def test_both_in_one_process_serve_both_and_need_not_ask(self) -> None:
-        self.check(("broker", "tcpd"), True, True, False)
+    def test_what_is_in_one_process_with_the_broker_need_not_be_asked(self) -> None:
+        self.check(("broker", "tcpd"), True, ("tcp",), ("tls",))
+        self.check(("broker", "tcpd", "tlsd"), True, ("tcp", "tls"), ())
 
 
 class Said(SynchronousTestCase):

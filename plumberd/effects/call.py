@@ -8,10 +8,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from plumberd.effects.poll import Poll
-from plumberd.pure.carry import CarryAnswer, carry
+from plumberd.pure.carry import CarryAnswer
 from plumberd.pure.handshake import Caller, call
 from plumberd.pure.refusals import Refusal, Refused
-from plumberd.pure.uri import Uri
 
 
 class _Answer(Protocol):
@@ -75,10 +74,13 @@ class TcpCall(_Call):
 
 
 class SchemeCall(_Call):
-    """Ask a scheme daemon's socket to carry a connection to *uri*; from the ok on the socket is the client's."""
+    """Ask a scheme daemon's socket to carry a connection; from the ok on the socket is the client's."""
 
-    def __init__(self, poll: Poll, sock: socket.socket, uri: Uri, done: Callable[[Refused | None], None]) -> None:
-        super().__init__(poll, sock, carry(uri), CarryAnswer(), done)
+    def __init__(
+        self, poll: Poll, sock: socket.socket, question: bytes, done: Callable[[Refused | None], None]
+    ) -> None:
+        """*question*: of :mod:`plumberd.pure.carry`."""
+        super().__init__(poll, sock, question, CarryAnswer(), done)
 
 
 def _lost(error: OSError) -> Refused:

@@ -8,15 +8,21 @@ same connection carries the client's data.
 
 from __future__ import annotations
 
+import ipaddress
 import struct
+from dataclasses import dataclass, field
 
+from plumberd.pure.address import unmapped
 from plumberd.pure.refusals import Refusal, Refused, printable
-from plumberd.pure.uri import URI_BYTES, Uri
+from plumberd.pure.uri import URI_BYTES, IPAddress, Uri, format_uri
 
 ANSWER_BYTES = 512
 """Longest answer that is read."""
 
 _LENGTH = struct.Struct(">I")
+_ADDRESS = "address="
+_RULED = "&ruled=yes"
+"""What a broker of ours puts behind the URI, for a scheme daemon of ours; no client's URI has such options."""
 
 
 def carry(uri: Uri) -> bytes:
@@ -26,6 +32,50 @@ def carry(uri: Uri) -> bytes:
     """
     text = f"{uri.scheme}://{uri.host}:{uri.port}/{uri.service}".encode("ascii")
     return _LENGTH.pack(len(text)) + text
+
+
+def carry_tls(uri: Uri, address: IPAddress, *, ruled: bool) -> bytes:
+    """Return the question for TLS: the name has to be proved, and the connection goes to the address that was judged.
+
+    :param ruled: whether a rule let it through: else nothing that this machine could prove is proved there.
+    """
+    text = format_uri(uri)
+    text += f"{'&' if '?' in text else '?'}{_ADDRESS}{address}" + (_RULED if ruled else "")
+    data = text.encode("ascii")
+    if len(data) > URI_BYTES:
+        raise Refused(Refusal.BAD_REQUEST, f"a URI of {len(data)} bytes: at most {URI_BYTES} are carried")
+    return _LENGTH.pack(len(data)) + data
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a broker asks of a scheme daemon.
+
+    :ivar text: the URI, as its text.
+    :ivar address: where it goes, whatever the URI's name resolves to; a broker of LibIPC's says none.
+    :ivar ruled: whether a rule of the broker's let it through.
+    """
+
+    text: str = field(repr=False)
+    address: IPAddress | None = None
+    ruled: bool = False
+
+
+def parse_carried(text: str) -> Carried:
+    """Take what only a broker may say off the end of a URI.
+
+    :raises Refused: ``bad-request`` where the address is none.
+    """
+    ruled = text.endswith(_RULED)
+    text = text.removesuffix(_RULED)
+    for mark in ("?", "&"):
+        before, found, address = text.rpartition(mark + _ADDRESS)
+        if found:
+            try:
+                return Carried(before, unmapped(ipaddress.ip_address(address)), ruled)
+            except ValueError:
+                raise Refused(Refusal.BAD_REQUEST, "what the broker says is no address") from None
+    return Carried(text)
 
 
 def ok() -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from plumberd.pure.dialects import DIALECTS
 from plumberd.pure.limits import Limits
+from plumberd.pure.login import LoginSettings
 from plumberd.pure.modes import Powers
 from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.lint import name_rule
@@ -48,6 +49,7 @@ def announcement(
     lines += _cut(_ways("redirect {} to {}", settings.routes.redirects), cut=starts)
     lines += _cut(_ways("route {} = {}", settings.routes.routes), cut=starts)
     lines += [f"messages of {name} are {framing}" for name, framing in settings.framings.items()]
+    lines += _logins(settings.logins)
     lines.append(_handover(settings, powers))
     lines += _limits(settings.limits)
     lines.append(_audit(settings))
@@ -82,8 +84,8 @@ def _places(settings: Settings) -> Iterator[str]:
     yield f"run directory {settings.rundir}, for {group}"
     for name in settings.dialects if settings.runs_broker else ():
         yield f"  {name:<12} {settings.rundir}/{DIALECTS[name].socket_name}"
-    if settings.serves_tcp_socket:
-        yield f"  {'tcp':<12} {settings.rundir}/tcp, for brokers"
+    for scheme in settings.served_schemes:
+        yield f"  {scheme:<12} {settings.rundir}/{scheme}, for brokers"
 
 
 def _who(settings: Settings) -> Iterator[str]:
@@ -113,6 +115,12 @@ def _cut(lines: list[str], *, cut: bool) -> list[str]:
     if not cut or len(lines) <= AT_START:
         return lines
     return [*lines[:AT_START], f"… and {len(lines) - AT_START} more (--check prints all)"]
+
+
+def _logins(logins: LoginSettings) -> Iterator[str]:
+    """Yield who checks logins, without what may be secret."""
+    if logins.can_check:
+        yield f"logins are checked by {', then by '.join(logins.names)}"
 
 
 def _handover(settings: Settings, powers: Powers | None) -> str:

@@ -171,8 +171,16 @@ class Approach:
         if attempt != self._attempt:
             return
         assert self.verdict is not None
-        addresses, rule = self.verdict.addresses, self.verdict.rule
-        reach = Reach(self._core, self.target, addresses, self._traveller, self._reached, self._mark, rule)
+        reach = Reach(
+            self._core,
+            self.target,
+            self.verdict.addresses,
+            self._traveller,
+            self._reached,
+            self._mark,
+            rule=self.verdict.rule,
+            ruled=self.verdict.number is not None,
+        )
         self._step = reach
         try:
             reach.start()

@@ -23,6 +23,7 @@ from plumberd.effects.dial_unix import LocalServices
 from plumberd.effects.endpoint_relay import Half, adopt
 from plumberd.effects.handover import try_powers
 from plumberd.effects.interfaces import own_addresses
+from plumberd.effects.logins import Logins as OwnLogins
 from plumberd.effects.pipes import PipePool
 from plumberd.effects.poll import Poll
 from plumberd.effects.resolve import Resolver
@@ -37,7 +38,8 @@ from plumberd.pure.policy.decide import Policy, Question, Verdict, decide
 from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.subject import ANYBODY, Standing, Subject
 from plumberd.pure.refusals import Refusal, Refused
-from plumberd.pure.uri import IPAddress
+from plumberd.pure.tls import peer_key
+from plumberd.pure.uri import IPAddress, Uri
 from plumberd.pure.who import LocalWho
 from plumberd.wiring.census import Census
 from plumberd.wiring.registrations import Registrations
@@ -127,6 +129,7 @@ class Core:
     reload: Callable[[Callable[[dict[str, Any]], None]], None] = field(default=_cannot_reload)
     generation: int = field(default=0, init=False)
     _log = Logger("plumberd")
+    _own_logins: OwnLogins = field(init=False)
     _policy: Policy = field(default_factory=Policy, init=False)
     _asks_who: bool = field(default=True, init=False)
     _audit_only: IDelayedCall | None = field(default=None, init=False)
@@ -137,6 +140,7 @@ class Core:
         self.relay_places = FairQueue(1, 1, 0)
         self.registrations = Registrations(self.services, self.descriptors // 4)
         self.turns = Turns(self.poll)
+        self._own_logins = OwnLogins(self.reactor)
         self.reconfigure(self.settings)
         self._begin_audit_only()
 
@@ -161,6 +165,11 @@ class Core:
             verdict = self._decisions[question] = decide(self._policy, question)
         return verdict
 
+    def proves(self, uri: Uri) -> bool:
+        """Tell whether this machine proves who it is at *uri*."""
+        peer = self.settings.peers.get(peer_key(uri.host, uri.port))
+        return peer is not None and peer.proves
+
     def subject_of(self, who: LocalWho) -> Subject:
         """Return *who* as rules see it; all clients are one to rules that speak of none."""
         if self._asks_who:
@@ -169,8 +178,10 @@ class Core:
 
     def reconfigure(self, settings: Settings) -> None:
         """Put *settings* in force: from now on everything is decided by them, also what is under way."""
-        before, self.settings = self.settings, settings
         limits = settings.limits
+        self._own_logins.change(settings.logins, limits.login_failures_per_minute)  # may fail: before all else
+        self.logins = self._own_logins if self._own_logins.can_check else None
+        before, self.settings = self.settings, settings
         self.connect_deadline.change(limits.connect_seconds)
         self.patience.change(limits.handshake_seconds)
         self.resolver.change(limits)
@@ -268,6 +279,7 @@ class Core:
         self.connect_deadline.close()
         self.patience.close()
         self.resolver.close()
+        self._own_logins.close()
         self.pipes.close()
         self.audit.close()
         self.poll.close()

@@ -19,6 +19,7 @@ from plumberd.effects.endpoint_relay import Half
 from plumberd.effects.relay import Relay
 from plumberd.effects.tls_pumps import make_tls_pumps
 from plumberd.effects.tls_wire import Wire
+from plumberd.pure.carry import carry, carry_tls
 from plumberd.pure.modes import Mode
 from plumberd.pure.policy.peer import Destination
 from plumberd.pure.policy.route import Endpoint
@@ -46,6 +47,7 @@ class Traveller:
         began with its connection.
     :ivar caller: the remote caller, where it is one.
     :ivar rule: what has let that in.
+    :ivar carries: whether who asks carries what is inside TLS by itself, and so gets the wire.
     :ivar hops: how many gateways the connection will have come through.
     """
 
@@ -57,6 +59,7 @@ class Traveller:
     caller: RemoteWho | None = None
     rule: str = ""
     hops: int = 0
+    carries: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,12 @@ class Reached:
     """A connection, whose socket belongs to who got it.
 
     :ivar address: that a TCP socket is connected to.
+    :ivar wire: TLS on the socket, for who carries it by itself.
     """
 
     sock: socket.socket
     address: IPAddress | None = None
+    wire: Wire | None = None
 
 
 class _Step(Protocol):
@@ -82,7 +87,7 @@ def carrier_of(core: Core | None, target: Uri | Endpoint, addresses: tuple[IPAdd
     """
     if isinstance(target, Endpoint):
         return "an administrator's endpoint"
-    if target.scheme == "tls":
+    if target.scheme == "tls" and not (core and core.settings.asks_scheme_daemon("tls")):
         return "tls"
     return "the scheme daemon's process" if core and _for_scheme_daemon(core, target, addresses) else ""
 
@@ -124,11 +129,14 @@ class Reach:
         done: Callable[[Reached | Refused], None],
         mark: Callable[[str], None],
         rule: str = "",
+        *,
+        ruled: bool = False,
     ) -> None:
         """Prepare.
 
         :param mark: told the name of each step that is over, for the log.
         :param rule: what lets it through, for a service that is told.
+        :param ruled: whether that is a rule, and no default.
         """
         self._core = core
         self._target = target
@@ -137,6 +145,7 @@ class Reach:
         self._done = done
         self._mark = mark
         self._rule = rule
+        self._ruled = ruled
         self._step: _Step | None = None
         self._sock: socket.socket | None = None
         self._address: IPAddress | None = None
@@ -162,8 +171,11 @@ class Reach:
         elif daemon_address := _for_scheme_daemon(self._core, target, self._addresses):
             self._sock = self._core.services.dial_scheme(target.scheme)
             self._mark("connect")
-            uri = Uri(target.scheme, str(daemon_address), target.port, target.service)
-            self._go(SchemeCall(self._core.poll, self._sock, uri, self._answered))
+            if target.scheme == "tls":
+                question = carry_tls(target, daemon_address, ruled=self._ruled)
+            else:
+                question = carry(Uri(target.scheme, str(daemon_address), target.port, target.service))
+            self._go(SchemeCall(self._core.poll, self._sock, question, self._answered))
         else:
             addresses, owner = self._addresses, traveller.owner
             poll, clock = self._core.poll, self._core.reactor
@@ -230,6 +242,9 @@ class Reach:
             sock.close()
             self._done(result)
             return
+        if self._traveller.carries:
+            self._done(Reached(sock, self._address, result))
+            return
         core, account = self._core, self._traveller.account
         try:
             core.begin_relay(account)
@@ -276,6 +291,10 @@ class Reach:
 
 def _for_scheme_daemon(core: Core, uri: Uri, addresses: tuple[IPAddress, ...]) -> IPAddress | None:
     """Return the address to tell another process's scheme daemon; what does not fit its one form we dial ourselves."""
-    if not core.settings.asks_scheme_daemon or uri.scheme != "tcp" or uri.service is None:
+    if not core.settings.asks_scheme_daemon(uri.scheme):
+        return None
+    if uri.scheme == "tls":
+        return next(iter(addresses), None)
+    if uri.service is None:
         return None
     return next((address for address in addresses if address.version == 4), None)

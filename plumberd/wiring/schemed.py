@@ -1,4 +1,4 @@
-"""The scheme daemon's socket, ``<run directory>/tcp``: a broker of another process asks, we carry.
+"""A scheme daemon's socket, ``<run directory>/tcp`` or ``/tls``: a broker of another process asks, we carry.
 
 It answers root, our own user and configured users only: who may ask here may
 dial anything, for the broker has decided already.
@@ -16,17 +16,19 @@ from plumberd.effects.accept import Acceptor
 from plumberd.effects.audit import Outcome
 from plumberd.effects.credentials import UNTOLD, Sender, maker_of
 from plumberd.effects.poll import ERR, HUP
+from plumberd.effects.pumps import Pump
 from plumberd.effects.relay import Relay
 from plumberd.effects.rundir import BoundSocket, bind_socket
+from plumberd.effects.tls_pumps import make_tls_pumps
+from plumberd.effects.tls_wire import Wire
 from plumberd.pure.address import unmapped
-from plumberd.pure.carry import CarryRequest, no, ok
+from plumberd.pure.carry import CarryRequest, no, ok, parse_carried
 from plumberd.pure.policy.route import parse_target_uri
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import IPAddress, Uri
 from plumberd.wiring.core import Core
 from plumberd.wiring.reach import Reach, Reached, Traveller
 
-SOCKET_NAME = "tcp"
 READ_BYTES = 8192
 
 
@@ -37,8 +39,9 @@ class _Step(Protocol):
 class SchemeDaemon:
     """Owns the listening socket and every request until it is a relay."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, scheme: str) -> None:
         self.core = core
+        self.scheme = scheme
         self.requests: set[Carriage] = set()
         self._bound: BoundSocket | None = None
         self._acceptor: Acceptor | None = None
@@ -49,7 +52,7 @@ class SchemeDaemon:
         :raises RunDirError: telling what is in the way.
         """
         settings = self.core.settings
-        self._bound = bind_socket(settings.rundir, SOCKET_NAME, settings.gid)
+        self._bound = bind_socket(settings.rundir, self.scheme, settings.gid)
         self.core.own.add(self._bound.identity)
 
     def start(self) -> None:
@@ -106,6 +109,7 @@ class Carriage:
         self._uri: Uri | None = None
         self._step: _Step | None = None
         self._far: socket.socket | None = None
+        self._wire: Wire | None = None
         self._answering = False
         self._began = self._core.reactor.seconds()
 
@@ -152,12 +156,18 @@ class Carriage:
             self.drop()
 
     def _dial(self, text: str) -> None:
-        uri = self._uri = parse_target_uri(text)
+        asked = parse_carried(text)
+        uri = self._uri = parse_target_uri(asked.text)
         self._core.patience.cancel(self)
         self._core.connect_deadline.set(self, self._too_slow)
-        if uri.scheme != SOCKET_NAME:
-            raise Refused(Refusal.NOT_POSSIBLE, f"this is the scheme daemon of {SOCKET_NAME}, not of {uri.scheme}")
-        if uri.address is not None:
+        mine = self._daemon.scheme
+        if uri.scheme != mine:
+            raise Refused(Refusal.NOT_POSSIBLE, f"this is the scheme daemon of {mine}, not of {uri.scheme}")
+        if mine == "tls" and not asked.ruled and self._core.proves(uri):
+            raise Refused(Refusal.DENIED, "this machine proves who it is there, and no rule of the broker's allows it")
+        if asked.address is not None:
+            self._resolved((asked.address,))
+        elif uri.address is not None:
             self._resolved((unmapped(uri.address),))
         else:
             self._step = self._core.resolver.resolve(uri.host, self._account, self._resolved)
@@ -168,7 +178,7 @@ class Carriage:
             self._refuse(answer)
             return
         assert self._uri is not None
-        reach = Reach(self._core, self._uri, answer, Traveller(self._account), self._reached, _unmarked)
+        reach = Reach(self._core, self._uri, answer, Traveller(self._account, carries=True), self._reached, _unmarked)
         self._step = reach
         reach.start()
 
@@ -177,7 +187,7 @@ class Carriage:
         if isinstance(result, Refused):
             self._refuse(result)
         else:
-            self._far = result.sock
+            self._far, self._wire = result.sock, result.wire
             self._answer()
 
     def _answer(self) -> None:
@@ -205,7 +215,12 @@ class Carriage:
         self._counted = False  # the relay's from now on
         self._leave()
         self._note("granted", "")
-        relay = Relay(self._core.poll, self._core.reactor, self._core.pipes, self._sock, far, self._carried)
+        core = self._core
+        forth: Pump | None = None
+        back: Pump | None = None
+        if self._wire is not None:
+            back, forth = make_tls_pumps(self._wire, far, self._sock, core.buffers)
+        relay = Relay(core.poll, core.reactor, core.pipes, self._sock, far, self._carried, forth=forth, back=back)
         self._core.relays.add(relay)
         relay.start()
 

@@ -35,7 +35,7 @@ class PlumberdService(Service):
         self.core: Core | None = None
         self.broker: Broker | None = None
         self.tcpd: Tcpd | None = None
-        self.schemed: SchemeDaemon | None = None
+        self.scheme_daemons: tuple[SchemeDaemon, ...] = ()
         self._reload: Reload | None = None
 
     def privilegedStartService(self) -> None:
@@ -53,11 +53,12 @@ class PlumberdService(Service):
         start: Callable[[], None] = super().startService
         start()
         assert self.core is not None and self.broker is not None
-        assert self.tcpd is not None and self.schemed is not None
+        assert self.tcpd is not None
         if self._uid != os.geteuid():
             self.core.know_yourself()
         self.broker.start()
-        self.schemed.start()
+        for daemon in self.scheme_daemons:
+            daemon.start()
         lines = announcement(
             self.settings,
             self.core.powers,
@@ -90,13 +91,13 @@ class PlumberdService(Service):
         self.core = core = make_core(reactor, self.settings)
         self.tcpd = tcpd = Tcpd(core)
         self.broker = Broker(core, tcpd)
-        self.schemed = SchemeDaemon(core)
+        self.scheme_daemons = tuple(SchemeDaemon(core, scheme) for scheme in self.settings.served_schemes)
         try:
             open_rundir(self.settings.rundir, self.settings.gid)
             if self.settings.runs_broker:
                 self.broker.listen()
-            if self.settings.serves_tcp_socket:
-                self.schemed.listen()
+            for daemon in self.scheme_daemons:
+                daemon.listen()
         except RunDirError as e:
             self._give_up(str(e))
         try:
@@ -117,8 +118,8 @@ class PlumberdService(Service):
     def _give_up(self, reason: str) -> None:
         assert self.core is not None and self.broker is not None and self.tcpd is not None
         self.broker.stop()
-        if self.schemed is not None:
-            self.schemed.stop()
+        for daemon in self.scheme_daemons:
+            daemon.stop()
         self.tcpd.stop()
         self.core.close()
         raise SystemExit(f"plumberd: {reason}")
@@ -131,8 +132,8 @@ class PlumberdService(Service):
         if self._reload is not None:
             self._reload.stop()
         broker.stop()
-        if self.schemed is not None:
-            self.schemed.stop()
+        for daemon in self.scheme_daemons:
+            daemon.stop()
         await defer.DeferredList(tcpd.stop())
         await core.end_relays()
         core.close()
