@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from plumberd.pure.dialects import DEFAULT
 from plumberd.pure.limits import Limits
+from plumberd.pure.login import LoginSettings
 from plumberd.pure.modes import Mode
 from plumberd.pure.policy.decide import Policy
 from plumberd.pure.policy.direction import Direction
@@ -14,7 +15,7 @@ from plumberd.pure.policy.route import Routes, Target
 from plumberd.pure.policy.rule import Rule
 from plumberd.pure.tls import PeerSettings, TlsSettings
 
-PARTS = ("broker", "tcpd")
+PARTS = ("broker", "tcpd", "tlsd")
 """What ``--part`` may say."""
 
 
@@ -36,6 +37,7 @@ class CommandLine:
     :ivar folder: where the program was started, for whoever changes its folder later.
     :ivar rules: their users and groups have no numbers yet.
     :ivar redirects, routes: for each service its alternatives.
+    :ivar checkers: of twisted.cred; the paths in them are absolute.
     :ivar limits: names and values; they make sense.
     """
 
@@ -57,6 +59,7 @@ class CommandLine:
     parts: frozenset[str] = frozenset()
     broker_uids: frozenset[int] = frozenset()
     service_uids: frozenset[int] = frozenset()
+    checkers: tuple[str, ...] = field(default=(), repr=False)
     audit_file: str | None = None
     audit_journal: bool = False
     audit_only_seconds: int | None = None
@@ -81,6 +84,7 @@ class Settings:
     :ivar parts: the parts that run alone in this process; empty where all run together.
     :ivar broker_uids: users, besides root and our own, whose brokers may ask this scheme daemon.
     :ivar service_uids: users other than root and the broker who may serve a name.
+    :ivar logins: what the logins of callers are checked against.
     :ivar audit_file: where each attempt is written, as an absolute path.
     :ivar audit_journal: whether each attempt goes to the journal as well.
     :ivar audit_only_seconds: for how long, from the start on, refusals are logged and granted; 0 is not at all.
@@ -109,6 +113,7 @@ class Settings:
     parts: frozenset[str] = frozenset()
     broker_uids: frozenset[int] = frozenset()
     service_uids: frozenset[int] = frozenset()
+    logins: LoginSettings = field(default_factory=LoginSettings)
     audit_file: str | None = None
     audit_journal: bool = False
     audit_only_seconds: int = 0
@@ -128,11 +133,10 @@ class Settings:
         return not self.parts or "broker" in self.parts
 
     @property
-    def serves_tcp_socket(self) -> bool:
-        """Whether this process is the scheme daemon on ``<run directory>/tcp``."""
-        return "tcpd" in self.parts
+    def served_schemes(self) -> tuple[str, ...]:
+        """The schemes whose daemon this process is, on ``<run directory>/<scheme>``."""
+        return tuple(part.removesuffix("d") for part in PARTS if part != "broker" and part in self.parts)
 
-    @property
-    def asks_scheme_daemon(self) -> bool:
-        """Whether tcp is carried by another process, on ``<run directory>/tcp``."""
-        return "broker" in self.parts and "tcpd" not in self.parts
+    def asks_scheme_daemon(self, scheme: str) -> bool:
+        """Whether *scheme* is carried by another process, on ``<run directory>/<scheme>``."""
+        return "broker" in self.parts and f"{scheme}d" in PARTS and f"{scheme}d" not in self.parts
