@@ -86,7 +86,7 @@ class Told(SynchronousTestCase):
     def test_what_will_be_published(self) -> None:
         made = settings(publish=(("pong", "tcp:7000"),))
         self.told("publishes pong on tcp:7000", made)
-        self.assertNotIn("no remote callers (--tcpd)", announcement(made))
+        self.assertNotIn("no remote callers (--tcpd, --tlsd)", announcement(made))
 
     def test_a_scheme_daemon_alone_tells_its_own_socket_and_no_dialects(self) -> None:
         lines = announcement(settings(parts=frozenset(("tcpd",))))
@@ -99,7 +99,7 @@ class Told(SynchronousTestCase):
         self.assertEqual([line for line in lines if "/nowhere/ipc/tcp" in line], [])
 
     def test_that_nobody_comes_in(self) -> None:
-        self.told("no remote callers (--tcpd)", settings())
+        self.told("no remote callers (--tcpd, --tlsd)", settings())
 
     def test_the_rules_in_their_order_as_they_were_written(self) -> None:
         lines = announcement(settings(("allow in a tcp://192.0.2.1", "deny in * *")))

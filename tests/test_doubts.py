@@ -16,6 +16,8 @@ from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.route import Choice, Routes, parse_redirect, parse_route
 from plumberd.pure.policy.rule import parse_rule
 from plumberd.pure.policy.subject import parse_condition
+from plumberd.pure.psk import PreSharedKey
+from plumberd.pure.tls import ClientCertificates, TlsSettings
 from plumberd.wiring.doubts import MOST, NOTE, TARGETS, WARNING, doubts, surroundings
 from plumberd.wiring.settings import Settings
 from tests.tables import each
@@ -63,8 +65,8 @@ class Rules(SynchronousTestCase):
         self.assertEqual(warnings(*rules, publish=published, tcpd=("tcp:9000",)), [])
 
     def test_one_for_what_nothing_carries(self) -> None:
-        text = "rule 1 opens and closes nothing: no connection is made by tls here"
-        self.assertEqual(warnings("deny out a tls:any"), [text])
+        text = "rule 1 opens and closes nothing: no connection is made by ws here"
+        self.assertEqual(warnings("deny out a ws:any"), [text])
         routes = {"web": parse_route("web", "tls:a.example:443")}
         self.assertEqual(warnings("deny out a tls:any", routes=routes), [])
 
@@ -121,7 +123,8 @@ class Listeners(SynchronousTestCase):
 
     def test_rules_for_callers_without_a_listener(self) -> None:
         self.assertEqual(
-            warnings("allow in a tcp:any"), ["there are rules for callers, and nothing listens for them: --tcpd PORT"]
+            warnings("allow in a tcp:any"),
+            ["there are rules for callers, and nothing listens for them: --tcpd PORT, --tlsd PORT"],
         )
 
     def test_a_default_that_opens_everything(self) -> None:
@@ -280,3 +283,29 @@ class Around(SynchronousTestCase):
 
     def test_who_the_broker_is(self) -> None:
         self.assertEqual(surroundings(settings()).uid, os.geteuid())
+
+
+class InsideTls(SynchronousTestCase):
+    """Callers inside TLS can prove what the listener asks for, and no more."""
+
+    def told(self, *rules: str, **more: Any) -> list[str]:
+        more.setdefault("tlsd", ("tcp:9001:interface=127.0.0.1",))
+        return warnings(*rules, **more)
+
+    def test_a_rule_for_a_name_matches_where_certificates_are_asked_for(self) -> None:
+        asked = TlsSettings(client_certificates=ClientCertificates.OPTIONAL)
+        self.assertEqual(self.told("allow in a tls:b.example", tls=asked), [])
+        self.assertEqual(self.told("allow in a any for spiffe://b.example/x", tls=asked), [])
+
+    def test_a_listener_that_lets_nobody_in_is_doubted(self) -> None:
+        self.assertIn(
+            "tlsd listens, and no rule lets anyone in: --allow in SERVICE PEER", self.told("allow in a tcp:any")
+        )
+        published = self.told("allow in b any", tlsd=(), publish_tls=(("a", "tcp:9001"),))
+        self.assertIn("a is published, and no rule lets anyone in: --allow in a PEER", published)
+
+    def test_what_nobody_can_prove_matches_nobody(self) -> None:
+        self.assertTrue(self.told("allow in a any for psk:laptop"))
+        self.assertTrue(self.told("allow in a any for login:carol"))
+        key = PreSharedKey("laptop", b"x" * 32)
+        self.assertEqual(self.told("allow in a any for psk:laptop", tls=TlsSettings(psks=(key,))), [])

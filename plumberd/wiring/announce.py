@@ -42,7 +42,7 @@ def announcement(
     lines = [*_configuration(settings, cut=starts), *_places(settings), *_who(settings)]
     lines += _listeners(settings) if addresses is None else addresses
     if not _listeners(settings):
-        lines.append("no remote callers (--tcpd)")
+        lines.append("no remote callers (--tcpd, --tlsd)")
     rules = [f"{name_rule(n, rule.source)}: {rule}" for n, rule in enumerate(settings.policy.rules, 1)]
     lines += _cut(rules, cut=starts)
     lines.append(_defaults(settings))
@@ -98,8 +98,12 @@ def _who(settings: Settings) -> Iterator[str]:
 
 
 def _listeners(settings: Settings) -> list[str]:
-    published = [f"publishes {name} on {description}" for name, description in settings.publish]
-    return [*(f"tcpd on {description}" for description in settings.tcpd), *published]
+    return [
+        *(f"tcpd on {description}" for description in settings.tcpd),
+        *(f"publishes {name} on {description}" for name, description in settings.publish),
+        *(f"tlsd on {description}" for description in settings.tlsd),
+        *(f"publishes {name} inside TLS on {description}" for name, description in settings.publish_tls),
+    ]
 
 
 def _defaults(settings: Settings) -> str:

@@ -17,6 +17,7 @@ from plumberd.pure.policy.foregone import Outward, lets_in
 from plumberd.pure.policy.idle import Surroundings
 from plumberd.pure.policy.lint import lint, name_rules
 from plumberd.pure.policy.route import EVERY, Endpoint, Target, destination
+from plumberd.pure.tls import ClientCertificates
 from plumberd.pure.uri import Uri
 from plumberd.wiring.reach import SERVED
 from plumberd.wiring.settings import Settings
@@ -30,12 +31,6 @@ MOST = 50
 
 TARGETS = 10_000
 """So many targets of redirects and routes are looked at."""
-
-LISTENS = ("tcp",)
-"""The schemes that callers come in by."""
-
-PROVES: tuple[str, ...] = ()
-"""The kinds of identity that those callers can prove."""
 
 _COLON = re.compile(r"(?<!\\):")
 
@@ -60,17 +55,37 @@ def doubts(
 def surroundings(settings: Settings, *, has_pidfds: bool = True) -> Surroundings:
     """Return what is around the rules of *settings*."""
     endpoints = [target for _, _, target in _targets(settings) if isinstance(target, Endpoint)]
-    callers = bool(settings.tcpd or settings.publish)
+    published = frozenset(name for name, _ in (*settings.publish, *settings.publish_tls))
     return Surroundings(
-        listens=LISTENS if callers else (),
-        services=None if settings.tcpd or not callers else frozenset(name for name, _ in settings.publish),
-        proves=PROVES,
+        listens=_listens(settings),
+        services=published if published and not (settings.tcpd or settings.tlsd) else None,
+        proves=_proves(settings),
         carries=frozenset((*SERVED, *(endpoint.scheme for endpoint in endpoints))),
         special=frozenset(endpoint.scheme for endpoint in endpoints if endpoint.special),
         tells_units=has_pidfds,
         uid=os.geteuid(),
         addresses=settings.policy.own_addresses,
     )
+
+
+def _listens(settings: Settings) -> tuple[str, ...]:
+    """Return the schemes that callers come in by."""
+    by_tcp, by_tls = settings.tcpd or settings.publish, settings.tlsd or settings.publish_tls
+    return (*(("tcp",) if by_tcp else ()), *(("tls",) if by_tls else ()))
+
+
+def _proves(settings: Settings) -> tuple[str, ...]:
+    """Return the kinds of identity that callers can prove."""
+    if not (settings.tlsd or settings.publish_tls):
+        return ()
+    kinds: list[str] = []
+    if settings.tls.client_certificates is not ClientCertificates.NONE:
+        kinds += ["cert", "spiffe"]
+    if settings.tls.psks:
+        kinds.append("psk")
+    if settings.logins.can_check:
+        kinds.append("login")
+    return tuple(kinds)
 
 
 def _doubts(settings: Settings, powers: Powers | None, has_pidfds: bool, until: str | None) -> Iterator[str]:
@@ -113,15 +128,16 @@ def _locking_doubts(settings: Settings) -> Iterator[str]:
 
 
 def _listener_doubts(settings: Settings) -> Iterator[str]:
-    policy = settings.policy
-    if settings.tcpd and not lets_in(policy, LISTENS, proves=PROVES):
-        yield "tcpd listens, and no rule lets anyone in: --allow in SERVICE PEER"
-    for name in dict.fromkeys(name for name, _ in settings.publish):
-        if not lets_in(policy, LISTENS, name, proves=PROVES):
-            yield f"{name} is published, and no rule lets anyone in: --allow in {name} PEER"
-    listens = settings.tcpd or settings.publish
-    if not listens and any(rule.direction is Direction.IN for rule in policy.rules):
-        yield "there are rules for callers, and nothing listens for them: --tcpd PORT"
+    policy, proves = settings.policy, _proves(settings)
+    for daemon, endpoints, scheme in (("tcpd", settings.tcpd, "tcp"), ("tlsd", settings.tlsd, "tls")):
+        if endpoints and not lets_in(policy, (scheme,), proves=proves if scheme == "tls" else ()):
+            yield f"{daemon} listens, and no rule lets anyone in: --allow in SERVICE PEER"
+    for scheme, published in (("tcp", settings.publish), ("tls", settings.publish_tls)):
+        for name in dict.fromkeys(name for name, _ in published):
+            if not lets_in(policy, (scheme,), name, proves=proves if scheme == "tls" else ()):
+                yield f"{name} is published, and no rule lets anyone in: --allow in {name} PEER"
+    if not _listens(settings) and any(rule.direction is Direction.IN for rule in policy.rules):
+        yield "there are rules for callers, and nothing listens for them: --tcpd PORT, --tlsd PORT"
     if policy.defaults[Direction.IN]:
         yield "default in=allow lets everybody reach every local service that no rule denies"
 

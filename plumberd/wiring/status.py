@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from plumberd.pure.admission import FairQueue
 from plumberd.pure.dialects import DIALECTS
 from plumberd.pure.policy.decide import DEFAULTS
+from plumberd.pure.tls import expiring
 from plumberd.pure.who import LocalWho
 from plumberd.wiring.announce import show_choices
 from plumberd.wiring.core import Core
@@ -64,6 +65,9 @@ def about_everything(core: Core, broker: _Broker) -> dict[str, Any]:
         "sockets": list(broker.paths),
         "tcpd": list(settings.tcpd),
         "publish": [f"{name} on {endpoint}" for name, endpoint in settings.publish],
+        "tlsd": list(settings.tlsd),
+        "publish_tls": [f"{name} on {endpoint}" for name, endpoint in settings.publish_tls],
+        "expiring": [str(one) for one in expiring(settings.tls, settings.peers, time.time())],
         "parts": sorted(settings.parts),
         "defaults": {d.value: "allow" if policy.defaults[d] else "deny" for d in DEFAULTS},
         "rules": [str(rule) for rule in policy.rules],
