@@ -17,6 +17,7 @@ from plumberd.effects.rundir import RunDirError, open_rundir
 from plumberd.wiring.announce import announcement
 from plumberd.wiring.broker import Broker
 from plumberd.wiring.core import Core, make_core
+from plumberd.wiring.expiry import ExpiryNotice
 from plumberd.wiring.options import Options
 from plumberd.wiring.reload import Reload, audit_log_of
 from plumberd.wiring.schemed import SchemeDaemon
@@ -37,6 +38,7 @@ class PlumberdService(Service):
         self.tcpd: Tcpd | None = None
         self.scheme_daemons: tuple[SchemeDaemon, ...] = ()
         self._reload: Reload | None = None
+        self._expiry: ExpiryNotice | None = None
 
     def privilegedStartService(self) -> None:
         """Make the run directory and listen, before ``twistd --uid`` gives root up."""
@@ -74,6 +76,9 @@ class PlumberdService(Service):
                 self._log.warn("{line}", line=line)
             else:
                 self._log.info("{line}", line=line)
+
+        self._expiry = ExpiryNotice(self.core)
+        self._expiry.tell()
 
     def stopService(self) -> defer.Deferred[None]:
         """Stop listening, end what is under way, remove what was made."""
@@ -131,6 +136,8 @@ class PlumberdService(Service):
         self.core = None
         if self._reload is not None:
             self._reload.stop()
+        if self._expiry is not None:
+            self._expiry.stop()
         broker.stop()
         for daemon in self.scheme_daemons:
             daemon.stop()
