@@ -22,7 +22,7 @@ from tests.configured import ConfiguredTestCase
 from tests.issued import root
 from tests.test_docs import read, rows, section
 
-ALONE = ("config", "check", "help", "version")
+ALONE = ("config", "check", "help", "help-auth", "help-auth-type", "version")
 """Options that no key stands for."""
 
 FILE = "configuration.md"
@@ -57,7 +57,9 @@ class Keys(ConfiguredTestCase):
         without = {key for key, options in self.options.items() if not options}
         # Certificates and keys are the machine's own, and belong into files.
         tls = {key for key in self.options if key.startswith(("tls.", "peer."))}
-        self.assertEqual(without, {"include", "services.NAME.framing", "listen.publish_tls.NAME"} | tls)
+        self.assertEqual(
+            without, {"include", "services.NAME.framing", "listen.publish_tls.NAME", "auth.password_file"} | tls
+        )
 
     def test_help_tells_every_option(self) -> None:
         usage = str(Options())
@@ -120,7 +122,7 @@ class Examples(ConfiguredTestCase):
         shown = set(tomllib.loads(block("An example")))
         every = {key.partition(".")[0] for key in key_paths()}
         self.assertLessEqual(
-            every - shown, {"dialects", "handover", "parts", "broker_users", "audit_only", "tls", "peer"}
+            every - shown, {"dialects", "handover", "parts", "broker_users", "audit_only", "tls", "peer", "auth"}
         )
 
     def test_every_route_is_read(self) -> None:

@@ -74,6 +74,7 @@ class Accepted(SynchronousTestCase):
                 },
             },
             "services": {"pongd": {"framing": "raw"}},
+            "auth": {"password_file": "passwords", "checkers": ["unix", "file:plain"]},
             "limits": {"relays": 5, "connect_seconds": 2, "handshake_seconds": 0.5},
             "audit": {"file": "a.jsonl", "journal": True},
             "audit_only": "10m",
@@ -94,6 +95,7 @@ class Accepted(SynchronousTestCase):
         self.assertEqual(found.listen.publish, {"pongd": ["tcp:7000:interface=127.0.0.1", "tcp:7001"]})
         self.assertEqual(found.listen.tlsd, ["tcp:9001:interface=127.0.0.1"])
         self.assertEqual(found.listen.publish_tls, {"web": ["tcp:443"]})
+        self.assertEqual((found.auth.password_file, found.auth.checkers), ("passwords", ["unix", "file:plain"]))
         self.assertEqual((found.tls.certificate, found.tls.private_key), ("a.pem", "a.key"))
         self.assertEqual(found.tls.certificates, [CertificateFiles(Directory("b.pem"), Directory("b.key"))])
         self.assertEqual((found.tls.trust, found.tls.crl, found.tls.psk_file), (("ca.pem",), ("crl.pem",), "psk"))

@@ -211,15 +211,7 @@ def make_checker(description: str) -> Any:
         where it does not take its arguments.
     """
     name = description.partition(":")[0]
-    known = checker_types()
-    if name == PLAIN:
-        raise CheckerError(f"{PLAIN} holds its passwords for everybody to see: write a file with plumb passwd")
-    try:
-        factory = _find_factory(name)
-    except strcred.InvalidAuthType:
-        raise CheckerError(f"no such type: wanted TYPE:ARGS with one of {', '.join(known)}") from None
-    if name not in known:
-        raise CheckerError(f"{factory.authType} checks no user names and passwords; these do: {', '.join(known)}")
+    _factory(name)
     try:
         return _make_checker(description)
     except Exception as e:  # each has errors of its own, with what it was told in them
@@ -230,3 +222,34 @@ def checker_types() -> tuple[str, ...]:
     """Return the types of checkers that know user names and passwords."""
     found = {str(f.authType) for f in _factories() if IUsernamePassword in f.credentialInterfaces}
     return tuple(sorted(found - {PLAIN}))
+
+
+def checker_table() -> str:
+    """Return the types of checkers with how their arguments look, for people."""
+    known = checker_types()
+    formats = {str(f.authType): str(f.argStringFormat) for f in _factories()}
+    lines = [f"  {name:<12} {formats[name]}" for name in known]
+    return "\n".join(["--auth TYPE[:ARGS], where TYPE is one of", *lines, "--help-auth-type TYPE tells more of one."])
+
+
+def checker_help(name: str) -> str:
+    """Return what there is to say of one type.
+
+    :raises CheckerError: there is none of that name, or it knows no user names and passwords.
+    """
+    factory = _factory(name)
+    help_lines = [line.rstrip() for line in str(factory.authHelp).strip().splitlines()]
+    return "\n".join([f"--auth {name}[:ARGS]", f"ARGS: {factory.argStringFormat}", "", *help_lines])
+
+
+def _factory(name: str) -> Any:
+    known = checker_types()
+    if name == PLAIN:
+        raise CheckerError(f"{PLAIN} holds passwords in its own words, which ps shows: write a file with plumb passwd")
+    try:
+        factory = _find_factory(name)
+    except strcred.InvalidAuthType:
+        raise CheckerError(f"no such type: wanted TYPE[:ARGS] with one of {', '.join(known)}") from None
+    if name not in known:
+        raise CheckerError(f"{factory.authType} checks no user names and passwords; these do: {', '.join(known)}")
+    return factory

@@ -30,6 +30,7 @@ class Limits:
     :ivar handed_over: such sockets in all.
     :ivar handshakes_per_address: inbound connections of one address (an IPv6 /64 is one) before they are let in.
     :ivar handshakes: such connections in all.
+    :ivar login_failures_per_minute: wrong logins of one address; further ones are not looked at.
     :ivar relays: connections being carried.
     :ivar relays_per_peer: connections being carried for one local user, or for one remote address.
     """
@@ -48,6 +49,7 @@ class Limits:
     handed_over: int = 50000
     handshakes_per_address: int = 256
     handshakes: int = 4096
+    login_failures_per_minute: int = 10
     relays: int = 10000
     relays_per_peer: int = 5000
 

@@ -36,7 +36,12 @@ class LoginSettings:
     def names(self) -> tuple[str, ...]:
         """What checks, for people: without the arguments of the checkers of others."""
         mine = () if self.password_file is None else (self.password_file,)
-        return (*mine, *(checker.partition(":")[0] for checker in self.checkers))
+        return (*mine, *self.checker_names)
+
+    @property
+    def checker_names(self) -> tuple[str, ...]:
+        """The types of the checkers."""
+        return tuple(checker.partition(":")[0] for checker in self.checkers)
 
     @property
     def can_check(self) -> bool:

@@ -25,6 +25,7 @@ from plumberd.pure.policy.route import Choice, RouteError, Routes, Table, Target
 from plumberd.pure.policy.rule import Rule, RuleError, bind_rule
 from plumberd.pure.uri import IPAddress
 from plumberd.wiring.configuration import Reading, read_configuration
+from plumberd.wiring.login_tables import LoginTables
 from plumberd.wiring.mistakes import ConfigurationError, Mistake
 from plumberd.wiring.schema import Tls
 from plumberd.wiring.settings import CommandLine, Settings
@@ -50,6 +51,8 @@ def read_settings(
     mistakes = list(reading.mistakes)
     settings = _Assembly(line, reading, accounts, mistakes).settings(generation)
     settings = _with_tls(settings, reading, mistakes, reads_keys)
+    logins = LoginTables(line, reading, mistakes, reads_keys).settings()
+    settings = dataclasses.replace(settings, logins=logins)
     if mistakes:
         raise ConfigurationError(mistakes)
     return settings

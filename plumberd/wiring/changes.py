@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from plumberd.pure.login import LoginSettings
 from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.route import Choice
 from plumberd.pure.policy.rule import Rule
@@ -20,7 +21,11 @@ AT_START = ("rundir", "group", "dialects", "parts")
 
 NONE = "none"
 
-_HIDDEN = {"tls": "other contents", "peer": "other contents or another secret"}
+_HIDDEN = {
+    "tls": "other contents",
+    "peer": "other contents or another secret",
+    "auth": "other contents or other arguments",
+}
 _HIDDEN_IN_ROUTES = "another secret or another endpoint string"
 """What has changed where nothing of it can be seen."""
 
@@ -90,6 +95,7 @@ def _values(settings: Settings) -> dict[str, _Value]:
     for name, framing in settings.framings.items():
         found[key_text(("services", name, "framing"))] = _Value(framing, framing)
     found.update(_tls(settings))
+    found.update(_auth(settings.logins))
     for limit in dataclasses.fields(settings.limits):
         value = getattr(settings.limits, limit.name)
         found[f"limits.{limit.name}"] = _Value(value, f"{value:g}" if isinstance(value, float) else str(value))
@@ -108,6 +114,14 @@ def _tls(settings: Settings) -> Iterator[tuple[str, _Value]]:
     yield "tls.alpn", _Value(tls.alpn, ",".join(tls.alpn) or NONE)
     for name, peer in settings.peers.items():
         yield key_text(("peer", name)), _Value(peer, str(peer))
+
+
+def _auth(logins: LoginSettings) -> Iterator[tuple[str, _Value]]:
+    if logins.password_file is not None:
+        text = f"{logins.password_file} ({logins.passwords!r})"
+        yield "auth.password_file", _Value((logins.password_file, logins.passwords), text)
+    if logins.checkers:
+        yield "auth.checkers", _Value(logins.checkers, ", ".join(logins.checker_names))
 
 
 def _choices(table: str, choices: Mapping[str, tuple[Choice, ...]]) -> Iterator[tuple[str, _Value]]:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from twisted.python import usage
 
 from plumberd.effects.accounts import Accounts
+from plumberd.effects.checkers import checker_help, checker_table
 from plumberd.pure.modes import Mode
 from plumberd.pure.names import check_service
 from plumberd.pure.policy.direction import Direction
@@ -68,6 +69,7 @@ class Options(usage.Options):
         self._service_uids: set[int] = set()
         self._parts: set[str] = set()
         self._broker_uids: set[int] = set()
+        self._checkers: list[str] = []
         self._audit_file: str | None = None
         self._audit_journal = False
         self._audit_only_seconds: int | None = None
@@ -172,6 +174,22 @@ class Options(usage.Options):
         """A user, besides root and the broker's own, whose listening sockets count as services"""
         self._service_uids.add(_taken("--service-user", values.user, value, self._accounts))
 
+    def opt_auth(self, value: str) -> None:
+        """TYPE[:ARGS]: what checks the logins of callers, a plugin of twisted.cred; once more for the next to ask"""
+        kind, _, path = value.partition(":")
+        # A daemon changes its folder.
+        self._checkers.append(f"file:{os.path.abspath(path)}" if kind == "file" and path else value)
+
+    def opt_help_auth(self) -> None:
+        """Tell which types --auth knows, and exit"""
+        print(checker_table())
+        raise SystemExit(0)
+
+    def opt_help_auth_type(self, value: str) -> None:
+        """TYPE: tell what --auth wants of this one, and exit"""
+        print(_taken("--help-auth-type", checker_help, value))
+        raise SystemExit(0)
+
     def opt_audit(self, value: str) -> None:
         """FILE|journal: write each attempt there, as a line of JSON; both may be given [default: nowhere]"""
         if value == JOURNAL:
@@ -226,6 +244,7 @@ class Options(usage.Options):
             parts=frozenset(self._parts),
             broker_uids=frozenset(self._broker_uids),
             service_uids=frozenset(self._service_uids),
+            checkers=tuple(self._checkers),
             audit_file=self._audit_file,
             audit_journal=self._audit_journal,
             audit_only_seconds=self._audit_only_seconds,

@@ -131,6 +131,14 @@ class Peer:
 
 
 @dataclass(frozen=True)
+class Auth:
+    """``[auth]``."""
+
+    password_file: Directory | None = None
+    checkers: list[Word] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Audit:
     """``[audit]``."""
 
@@ -159,6 +167,7 @@ class Configuration:
     services: dict[ServiceName, Service] = field(default_factory=dict)
     tls: Tls = field(default_factory=Tls)
     peer: dict[PeerName, Peer] = field(default_factory=dict)
+    auth: Auth = field(default_factory=Auth)
     limits: LimitTable = field(default_factory=lambda: LimitTable({}))
     audit: Audit = field(default_factory=Audit)
     audit_only: Seconds | None = None
@@ -186,7 +195,7 @@ def key_paths(schema: type = Configuration, prefix: str = "") -> list[str]:
     return found
 
 
-_TABLES = (Default, Listen, Service, Tls, Peer, Audit)
+_TABLES = (Default, Listen, Service, Tls, Peer, Auth, Audit)
 
 
 def _converter(accounts: Accounts) -> Converter:
