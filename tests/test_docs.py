@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import json
+import os
 import re
 import shlex
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,17 +21,24 @@ from plumberd.endpoints import IpcParser
 from plumberd.framing import Framing
 from plumberd.pure import carry
 from plumberd.pure.dialects import DEFAULT, DIALECTS, Kind, Request
-from plumberd.pure.dialects.native import MESSAGE_BYTES, OPS, NativeDecoder, answer
+from plumberd.pure.dialects.native import MESSAGE_BYTES, MOST_WORDS, OPS, NativeDecoder, answer, grant
 from plumberd.pure.handshake import GRANTED, call, refusal
 from plumberd.pure.limits import Limits
 from plumberd.pure.modes import GENERAL_WISHES, WISHES, Mode
 from plumberd.pure.names import RESERVED, SCHEMES
 from plumberd.pure.refusals import Refusal
 from plumberd.pure.uri import DEFAULT_PORTS, FRAMINGS, OPTIONS, URI_BYTES, Uri, parse_uri
+from plumberd.pure.who import RemoteWho
+from plumberd.wiring.accounting import A_PAGE
+from plumberd.wiring.inbound import HOLD_SECONDS
+from plumberd.wiring.operations import RIGHTS, Right
 from plumberd.wiring.options import Options
+from plumberd.wiring.registrations import CLAIMS_PER_UID, WAITING, told_of
 from plumberd.wiring.settings import PARTS
 from plumberd.wiring.status import about_client, about_everything
 from tests.running import RunningTestCase
+from tests.serving_case import ALLOW, PLAIN, ServingTestCase
+from tests.support import in_thread, native_ask, native_lookup
 from tests.test_generations import CLIENTS, SERVICES, fits
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -330,3 +340,92 @@ class Status(RunningTestCase):
         self.assertEqual([key for key in [*members, *nested] if key not in documented], [])
         self.assertLess(len(answer(None, members)), MESSAGE_BYTES)
         self.assertEqual(json.loads(answer(None, members)[4:]), members)
+
+
+class Operations(ServingTestCase):
+    """What the native socket answers, and what it sends unasked."""
+
+    def documented(self, heading: str, members: Any) -> None:
+        found = quoted(section("protocol.md", heading))
+        self.assertEqual([key for key in members if key not in found], [], heading)
+
+    def test_who_may_ask_for_which_stands_in_the_table(self) -> None:
+        told = {
+            op.strip("`"): who
+            for ops, who, *rest in rows(section("protocol.md", "Requests"))
+            if not rest
+            for op in ops.split(", ")
+            if op != "operation"
+        }
+        beginnings = {
+            Right.EVERYBODY: "every client, confined ones too",
+            Right.ADMITTED: "every client that is not confined",
+            Right.ADMIN: "root",
+        }
+        self.assertEqual(set(told), set(OPS))
+        for op, right in RIGHTS.items():
+            self.assertTrue(told[op].startswith(beginnings[right]), op)
+
+    async def test_every_member_of_each_answer_is_documented(self) -> None:
+        self.start("allow serve pong", f"deny out denied any for uid:{os.geteuid()}")
+        listener, port = self.listener()
+        _, sock = await in_thread(native_lookup, self.rundir, "x", f"x tcp://127.0.0.1:{port}")
+        assert sock is not None
+        self.owned(sock)
+        await in_thread(native_lookup, self.rundir, "denied")
+        asked: dict[str, dict[str, Any]] = {
+            "lookup": {"service": "nope"},
+            "status": {},
+            "explain": {"direction": "out", "service": "pong"},
+            "why": {},
+            "reload": {},
+            "confine": {"services": ["pong"]},
+            "serve": {"service": "pong"},
+            "ss": {},
+            "kill": {"connection": "1"},
+        }
+        self.assertEqual(set(asked), set(OPS))
+        for op, members in asked.items():
+            told, _ = await in_thread(native_ask, self.rundir, op=op, **members)
+            nested = [
+                one for value in told.values() if isinstance(value, list) for one in value if isinstance(one, dict)
+            ]
+            self.assertEqual(bool(nested), op in ("status", "explain", "why", "ss"), op)
+            self.documented("Answers", [*told, *(key for one in nested for key in one)])
+        listener.close()
+
+    async def test_every_member_of_what_a_claimant_is_handed_is_documented(self) -> None:
+        self.start(ALLOW, "allow in pong any", tcpd=(PLAIN,))
+        claim = await self.claim()
+        _, sock = await in_thread(native_lookup, self.rundir, "pong")
+        assert sock is not None
+        self.owned(sock)
+        caller = self.owned(socket.create_connection(("127.0.0.1", self.tcpd_port(self.service))))
+        caller.sendall(b"pong")
+        for _ in range(2):
+            told, _ = await self.take(claim)
+            self.documented("Claimed services", [*told, *told["peer"], told["op"], told["mode"]])
+
+    def test_the_limits_of_claims_and_pages_are_those_that_hold(self) -> None:
+        text = read("protocol.md")
+        self.assertIn(f"Fixed: {CLAIMS_PER_UID} [claims]", text)
+        self.assertIn(f"user's {CLAIMS_PER_UID + 1}th claim", text)
+        self.assertIn(f", {WAITING} connections that wait for one claim", text)
+        self.assertIn(f"- {WAITING} connections wait for one claim", text)
+        self.assertIn(f"a page of at most {A_PAGE}, by `id`", text)
+        self.assertIn(f"or {HOLD_SECONDS * 1000:g} ms later", section("protocol.md", "Claimed services"))
+        self.assertIn(f"at most {MOST_WORDS} words", section("protocol.md", "Requests"))
+        self.assertIn(f"a list of 1 to {MOST_WORDS} names", section("protocol.md", "Requests"))
+
+    def test_the_examples_are_what_is_sent(self) -> None:
+        text = section("protocol.md", "Restricted connections")
+        sent = grant(Request("lookup", "pong"), "local", "default for local services")[0].data
+        self.assertIn(f"{sent[:4].hex()} {sent[4:].decode()}", text)
+        packet = '{"op":"lookup","service":"pong"}'
+        self.assertEqual(NativeDecoder(MESSAGE_BYTES).one(packet.encode()), Request("lookup", "pong"))
+        self.assertIn(f"    {packet}\n", text)
+        (accepted,) = re.findall(r'^    (\{"ok".*)$', section("protocol.md", "Claimed services"), re.MULTILINE)
+        who = RemoteWho("tcp", ipaddress.ip_address("192.0.2.7"), 50123)
+        told = told_of(who, "1: allow in pong tcp:192.0.2.0/24")
+        head = {"ok": True, "op": "accepted", "fd": True, "service": "pong", "mode": "locked"}
+        self.assertEqual(answer(None, {**head, **told})[4:].decode(), accepted)
