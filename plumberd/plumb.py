@@ -18,6 +18,9 @@ from plumberd.commands.output import ERROR, OK, REFUSED, complain
 MOST_PROCESSES = 100_000
 """More than any system runs; beyond it a number is a slip."""
 
+MOST_DAYS = 7300
+"""Of a certificate: twenty years."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
@@ -79,6 +82,9 @@ def parser() -> argparse.ArgumentParser:
     _add_test(commands)
     _add_learn(commands)
     _add_env(commands)
+    _add_psk(commands)
+    _add_ca(commands)
+    _add_cert(commands)
     return whole
 
 
@@ -234,6 +240,44 @@ def _add_learn(commands: Any) -> None:
 
 def _add_env(commands: Any) -> None:
     _add_json(_add(commands, "env", "print the lines that a client exports", _late("status", "run_env")))
+
+
+def _add_psk(commands: Any) -> None:
+    command = _add(commands, "psk", "make a pre-shared key for two machines", _late("psk"))
+    command.add_argument("action", choices=("new",), help="there is nothing else to do with one")
+    command.add_argument("name", metavar="NAME", help="its identity, which rules call psk:NAME")
+    command.add_argument("--append", metavar="FILE", help="also append it to this file, which is made with mode 0600")
+    _add_json(command)
+
+
+def _add_ca(commands: Any) -> None:
+    command = _add(commands, "ca", "make an authority that issues certificates", _late("ca", "run_init"))
+    command.add_argument("action", choices=("init",), help="make one")
+    command.add_argument("--name", metavar="TEXT", help="what it is called [default: plumb on HOSTNAME]")
+    _add_issuing(command, days=3650)
+
+
+def _add_cert(commands: Any) -> None:
+    command = _add(commands, "cert", "issue a certificate", _late("ca", "run_cert"))
+    command.add_argument("names", metavar="NAME", nargs="+", help="whom it is for: hosts, *.HOST, addresses")
+    command.add_argument("--server", action="store_true", help="for listening alone")
+    command.add_argument("--client", action="store_true", help="for connecting alone")
+    command.add_argument("--spiffe", metavar="ID", help="also prove this SPIFFE ID: spiffe://DOMAIN/PATH")
+    _add_issuing(command, days=365)
+
+
+def _add_issuing(command: argparse.ArgumentParser, days: int) -> None:
+    command.add_argument(
+        "--days", metavar="N", type=_days, default=days, help=f"how long it is valid [default: {days}]"
+    )
+    command.add_argument("--dir", metavar="DIR", default="plumb-ca", help="the authority's folder [default: plumb-ca]")
+    _add_json(command)
+
+
+def _days(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) <= MOST_DAYS):
+        raise argparse.ArgumentTypeError(f"wanted a number from 1 to {MOST_DAYS}, found {text!r}")
+    return int(text)
 
 
 if __name__ == "__main__":

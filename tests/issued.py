@@ -110,7 +110,7 @@ class Issued:
             said += [x509.UniformResourceIdentifier(uri) for uri in uris]
             builder = builder.add_extension(x509.SubjectAlternativeName(said), False)
             builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), False)
-        signed = builder.sign(self.key, hashes.SHA256())
+        signed = builder.sign(self.key, _hash(self.key))
         is_root = self.certificate.subject == self.certificate.issuer
         return Issued(signed, key, () if is_root else (self.certificate, *self.above))
 
@@ -160,7 +160,7 @@ def root(name: str = "test authority", key: Any = None, **wanted: Any) -> Issued
     """Return a new authority that has issued its own certificate."""
     key = key or ec_key()
     builder = _builder(name, key, wanted.get("begins"), wanted.get("ends"), True)
-    signed = builder.issuer_name(_name(name)).sign(key, hashes.SHA256())
+    signed = builder.issuer_name(_name(name)).sign(key, _hash(key))
     return Issued(signed, key)
 
 
@@ -170,6 +170,11 @@ def self_signed(*names: str, **wanted: Any) -> Issued:
     builder = _builder(names[0], key, wanted.get("begins"), wanted.get("ends"), False).issuer_name(_name(names[0]))
     builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), False)
     return Issued(builder.sign(key, hashes.SHA256()), key)
+
+
+def _hash(key: Any) -> hashes.SHA256 | None:
+    """Return what to sign with; keys on Edwards curves have their own hash."""
+    return hashes.SHA256() if isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) else None
 
 
 def _name(text: str) -> x509.Name:

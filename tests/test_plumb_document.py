@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import pwd
@@ -22,6 +23,8 @@ from tests.test_docs import quoted, read, section
 from tests.test_seen import inward, local, out, remote
 
 DOCUMENT = "plumb.md"
+KEY = bytes.fromhex("0123456789abcdef" * 4)
+NOW = datetime.datetime(2026, 10, 4, 12, tzinfo=datetime.UTC)
 UIDS = {"alice": 1000, "bob": 1001}
 
 ANSWERS: dict[str, dict[str, Any]] = {
@@ -165,10 +168,15 @@ class Examples(PlumbTestCase):
                 raise KeyError(name)
             return pwd.struct_passwd((name, "x", UIDS[name], UIDS[name], "", "/", "/bin/sh"))
 
-        with mock.patch("pwd.getpwnam", side_effect=account), mock.patch("pwd.getpwuid", side_effect=KeyError):
+        with (
+            mock.patch("pwd.getpwnam", side_effect=account),
+            mock.patch("pwd.getpwuid", side_effect=KeyError),
+            mock.patch("secrets.token_bytes", return_value=KEY),
+            mock.patch("plumberd.commands.ca.now", return_value=NOW),
+        ):
             _, printed, err = self.ran(*shlex.split(command)[1:], environ={"IPC_RUNDIR": self.rundir})
         self.assertEqual(err, "")
-        return printed
+        return printed.replace(os.getcwd(), "/home/alice")
 
     def test_each_prints_what_stands_there(self) -> None:
         shown = list(examples())

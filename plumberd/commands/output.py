@@ -33,6 +33,11 @@ def aligned(rows: Iterable[Sequence[object]], indent: str = "") -> list[str]:
     return [indent + "  ".join(f"{cell:<{widths[at]}}" for at, cell in enumerate(row)).rstrip() for row in cells]
 
 
+def quoted(text: str) -> str:
+    """Return *text* as a string of TOML."""
+    return json.dumps(text, ensure_ascii=False)
+
+
 def say(lines: Iterable[str]) -> None:
     """Print *lines* for people."""
     for line in lines:
