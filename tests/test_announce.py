@@ -9,6 +9,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from plumberd.pure.limits import Limits
+from plumberd.pure.login import LoginSettings
 from plumberd.pure.modes import Powers
 from plumberd.pure.policy.decide import DEFAULTS, Policy
 from plumberd.pure.policy.direction import Direction
@@ -100,6 +101,12 @@ class Told(SynchronousTestCase):
 
     def test_that_nobody_comes_in(self) -> None:
         self.told("no remote callers (--tcpd, --tlsd)", settings())
+
+    def test_what_checks_logins_without_its_arguments(self) -> None:
+        made = settings(logins=LoginSettings("/passwords", checkers=("file:/plain", "ldap:s3cret")))
+        self.told("logins are checked by /passwords, then by file, then by ldap", made)
+        self.assertNotIn("s3cret", repr(announcement(made)))
+        self.assertNotIn("logins", repr(announcement(settings())))
 
     def test_the_rules_in_their_order_as_they_were_written(self) -> None:
         lines = announcement(settings(("allow in a tcp://192.0.2.1", "deny in * *")))

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from plumberd.pure.limits import Limits
+from plumberd.pure.login import LoginSettings
 from plumberd.pure.modes import Mode
+from plumberd.pure.passwords import Cost, Entry, Passwords
 from plumberd.pure.policy.decide import DEFAULTS, Policy
 from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.route import Choice, Endpoint, Routes, parse_route
@@ -52,8 +54,42 @@ def lines(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return list(changes(dataclasses.replace(OLD, **old), dataclasses.replace(OLD, **new)).lines)
 
 
+ONE, OTHER = Entry("alice", Cost(), bytes(16), b"s3cret of alice."), Entry("bob", Cost(), bytes(16), bytes(16))
+
+
+def logins(*entries: Entry, file: str | None = "/passwords", checkers: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return settings with these users and checkers."""
+    return {"logins": LoginSettings(file, Passwords(entries), checkers)}
+
+
 class Told(SynchronousTestCase):
     @each(
+        ("a_password_file", {}, logins(ONE), ["auth.password_file: none → /passwords (1 user)"]),
+        (
+            "a_user",
+            logins(ONE),
+            logins(ONE, OTHER),
+            ["auth.password_file: /passwords (1 user) → /passwords (2 users)"],
+        ),
+        (
+            "a_password",
+            logins(ONE),
+            logins(dataclasses.replace(ONE, salt=b"s3cret salt")),
+            ["auth.password_file: /passwords (1 user), with other contents or other arguments"],
+        ),
+        ("no_password_file", logins(ONE), {}, ["auth.password_file: /passwords (1 user) → none"]),
+        (
+            "checkers",
+            logins(file=None, checkers=("ldap:s3cret",)),
+            logins(file=None, checkers=("ldap:s3cret too", "unix")),
+            ["auth.checkers: ldap → ldap, unix"],
+        ),
+        (
+            "arguments",
+            logins(file=None, checkers=("ldap:s3cret",)),
+            logins(file=None, checkers=("ldap:s3cret too",)),
+            ["auth.checkers: ldap, with other contents or other arguments"],
+        ),
         ("handover", {}, {"handover": Mode.LOCKED}, ["handover: auto → locked"]),
         ("a_limit", {}, {"limits": Limits(relays=5)}, ["limits.relays: 10000 → 5"]),
         ("seconds", {}, {"limits": Limits(connect_seconds=2.5)}, ["limits.connect_seconds: 10 → 2.5"]),

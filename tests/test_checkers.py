@@ -22,6 +22,8 @@ from plumberd.effects.checkers import (
     CheckerError,
     PasswordFile,
     Threads,
+    checker_help,
+    checker_table,
     checker_types,
     make_checker,
     make_checkers,
@@ -182,9 +184,9 @@ class Others(CleanTestCase):
         self.assertEqual({"anonymous", "sshkey", "memory"} & set(checker_types()), set())
 
     @each(
-        ("nosuch:hunter2", "no such type: wanted TYPE:ARGS with one of"),
+        ("nosuch:hunter2", "no such type: wanted TYPE[:ARGS] with one of"),
         ("hunter2", "no such type"),
-        ("memory:alice:hunter2", "write a file with plumb passwd"),
+        ("memory:alice:hunter2", "which ps shows: write a file with plumb passwd"),
         ("anonymous", "anonymous checks no user names and passwords"),
         ("file:", "file: it does not take its arguments (ValueError)"),
     )
@@ -193,6 +195,16 @@ class Others(CleanTestCase):
             make_checker(text)
         self.assertIn(wanted, str(caught.exception))
         self.assertNotIn("hunter2", str(caught.exception))
+
+    def test_people_are_told_the_types_and_how_each_is_written(self) -> None:
+        table = checker_table()
+        self.assertIn("  file         Location of a FilePasswordDB-formatted file.", table)
+        self.assertNotIn("memory", table)
+        self.assertIn("username:password", checker_help("file"))
+        for name, wanted in (("nosuch", "no such type"), ("anonymous", "no user names"), ("memory", "plumb passwd")):
+            with self.assertRaises(CheckerError) as caught:
+                checker_help(name)
+            self.assertIn(wanted, str(caught.exception))
 
     def test_the_words_of_a_plugin_that_fails_are_not_repeated(self) -> None:
         factory = mock.Mock(authType="ldap", credentialInterfaces=(IUsernamePassword,))

@@ -14,6 +14,7 @@ from plumberd.effects.credentials import maker_of
 from plumberd.effects.handover import try_powers
 from plumberd.effects.resolve import Resolver
 from plumberd.pure.limits import Limits
+from plumberd.pure.login import LoginSettings
 from plumberd.pure.modes import Mode
 from plumberd.pure.policy.decide import Policy, Question
 from plumberd.pure.policy.direction import Direction
@@ -66,6 +67,19 @@ class Made(CoreTestCase):
     def test_a_resolver_of_the_callers_is_used(self) -> None:
         resolver = Resolver(real_reactor, lambda name: (ONE,))
         self.assertIs(self.make(resolver).resolver, resolver)
+
+    def test_logins_are_checked_where_anything_checks_them(self) -> None:
+        self.assertIsNone(self.make().logins)
+        core = self.make(logins=LoginSettings("/passwords"))
+        self.assertIsNotNone(core.logins)
+        core.reconfigure(replace(core.settings, logins=LoginSettings()))
+        self.assertIsNone(core.logins)
+
+    def test_the_limit_of_failed_logins_is_the_one_in_force(self) -> None:
+        core = self.make(logins=LoginSettings("/passwords"), limits=Limits(login_failures_per_minute=3))
+        self.assertEqual(core._own_logins._attempts.per_address, 3)
+        core.reconfigure(replace(core.settings, limits=Limits(login_failures_per_minute=2)))
+        self.assertEqual(core._own_logins._attempts.per_address, 2)
 
     def test_the_deadlines_are_the_limits(self) -> None:
         core = self.make(limits=Limits(connect_seconds=7.0, handshake_seconds=3.0))

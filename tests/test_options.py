@@ -8,6 +8,7 @@ import io
 import os
 import pwd
 import shlex
+import shutil
 import sys
 from unittest import mock
 
@@ -423,6 +424,45 @@ class WithConfiguration(OptionsTestCase):
         again = reread(settings.source, 2)
         self.assertEqual((again.rundir, again.limits.relays, again.generation), ("/b", 7, 2))
         self.assertEqual((settings.config, again.config), (path, path))
+
+
+class WhoChecksLogins(OptionsTestCase):
+    def printed(self, line: str) -> str:
+        """Return what is printed by a line that ends well."""
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), self.assertRaises(SystemExit) as raised:
+            self.parse(line)
+        self.assertEqual(raised.exception.code, 0)
+        return out.getvalue()
+
+    def test_they_are_asked_in_the_order_of_the_options(self) -> None:
+        os.makedirs("plain.d", mode=0o700)
+        with open("plain.d/users", "w", encoding="utf-8") as file:
+            file.write("alice:hunter2\n")
+        os.chmod("plain.d/users", 0o600)
+        self.addCleanup(shutil.rmtree, "plain.d")
+        logins = self.parse("--auth unix --auth file:plain.d/users").logins
+        self.assertEqual(logins.checkers, ("unix", f"file:{os.path.abspath('plain.d/users')}"))
+
+    @each(
+        ("memory:alice:hunter2", "which ps shows"),
+        ("nosuch:hunter2", "wanted TYPE[:ARGS] with one of file, unix"),
+        ("anonymous", "checks no user names and passwords"),
+        ("file:/nowhere/users", "/nowhere/users: No such file or directory"),
+        ("file:", "file: it does not take its arguments"),
+    )
+    def test_a_mistake_in_one(self, value: str, wanted: str) -> None:
+        mistake = self.mistake(f"--auth {value}")
+        self.assertTrue(mistake.startswith("--auth: "), mistake)
+        self.assertIn(wanted, mistake)
+        self.assertNotIn("hunter2", mistake)
+
+    def test_the_types_are_told(self) -> None:
+        self.assertIn("--auth TYPE[:ARGS]", self.printed("--help-auth"))
+
+    def test_more_of_one_is_told(self) -> None:
+        self.assertIn("Location of a FilePasswordDB-formatted file.", self.printed("--help-auth-type file"))
+        self.assertIn("--help-auth-type: no such type", self.mistake("--help-auth-type nosuch"))
 
 
 class Checking(OptionsTestCase):

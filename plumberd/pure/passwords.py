@@ -123,8 +123,11 @@ class Passwords:
     def __hash__(self) -> int:
         return hash(tuple(self._of.values()))
 
+    def __str__(self) -> str:
+        return f"{len(self)} user{'s' if len(self) != 1 else ''}"
+
     def __repr__(self) -> str:
-        return f"<{len(self)} user{'s' if len(self) != 1 else ''}>"
+        return f"<{self}>"
 
 
 def check_user(text: str) -> str:

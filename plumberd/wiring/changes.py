@@ -118,7 +118,7 @@ def _tls(settings: Settings) -> Iterator[tuple[str, _Value]]:
 
 def _auth(logins: LoginSettings) -> Iterator[tuple[str, _Value]]:
     if logins.password_file is not None:
-        text = f"{logins.password_file} ({logins.passwords!r})"
+        text = f"{logins.password_file} ({logins.passwords})"
         yield "auth.password_file", _Value((logins.password_file, logins.passwords), text)
     if logins.checkers:
         yield "auth.checkers", _Value(logins.checkers, ", ".join(logins.checker_names))
