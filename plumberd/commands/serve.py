@@ -9,7 +9,7 @@ import select
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -108,11 +108,10 @@ class Signals:
 class Children:
     """The running processes, one a connection."""
 
-    def __init__(self, words: Sequence[str], environ: Any, start: Callable[..., Any] = subprocess.Popen) -> None:
+    def __init__(self, words: Sequence[str], environ: Mapping[str, str]) -> None:
         self._words = [*words]
         self._environ = without_connection(environ)
-        self._start = start
-        self._running: list[Any] = []
+        self._running: list[subprocess.Popen[bytes]] = []
         self._control: tuple[int, ...] = ()
         if value := environ.get(VARIABLE):
             try:
@@ -128,10 +127,10 @@ class Children:
         """Start a process on *sock*, which is closed here."""
         with sock:
             try:
-                child = self._start(
+                child = subprocess.Popen(  # noqa: S603 - it is what was asked for
                     self._words,
-                    stdin=sock,
-                    stdout=sock,
+                    stdin=sock.fileno(),
+                    stdout=sock.fileno(),
                     env={**self._environ, **variables_of(sock, told)},
                     pass_fds=self._control,
                 )

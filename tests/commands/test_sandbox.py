@@ -8,6 +8,7 @@ import socket
 from typing import Any
 
 from plumberd.commands import sandbox
+from plumberd.commands.cage import CageError
 from plumberd.inherited import VARIABLE
 from tests.fake_broker import grant, refuse
 from tests.plumb_case import PlumbTestCase
@@ -110,7 +111,7 @@ class Hints(PlumbTestCase):
         with open(path, "w", encoding="ascii") as file:
             file.write("0\n")
         self.patch(sandbox, "FORBIDDEN", ((path, "0", "user.max_user_namespaces is 0"),))
-        with self.assertRaises(sandbox.CageError) as raised:
+        with self.assertRaises(CageError) as raised:
             sandbox._try(["sh", "-c", "echo no >&2; exit 1"])
         self.assertEqual(str(raised.exception), "the cage cannot be made: no (user.max_user_namespaces is 0)")
 

@@ -68,9 +68,8 @@ class SshTestCase(ToolTestCase):
                     return
                 with sock:
                     sock.setblocking(True)
-                    running.append(
-                        subprocess.Popen(self.server_words(), stdin=sock, stdout=sock, stderr=subprocess.DEVNULL)
-                    )
+                    fd, words = sock.fileno(), self.server_words()
+                    running.append(subprocess.Popen(words, stdin=fd, stdout=fd, stderr=subprocess.DEVNULL))
 
         def stop() -> None:
             listener.shutdown(2)
