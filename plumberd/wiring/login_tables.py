@@ -59,9 +59,8 @@ class LoginTables:
             yield self._checked(one, self._place(f"auth.checkers[{number}]"))
 
     def _checked(self, description: str, place: Mistake) -> str:
-        if self._reads and (
-            not description.startswith(FILE) or self._read(description[len(FILE) :], place) is not None
-        ):
+        is_path = description.startswith(FILE) and description != FILE
+        if self._reads and (not is_path or self._read(description[len(FILE) :], place) is not None):
             # late: Twisted looks for plugins, and where nobody logs in nobody needs them
             from plumberd.effects.checkers import CheckerError, make_checker
 
