@@ -89,7 +89,7 @@ class Outcome:
     """What became of one attempt. It holds no secret that it prints.
 
     :ivar verdict: ``granted``, ``ended``, ``gone``, or the word of a refusal.
-    :ivar direction: ``out``, ``in``; empty where it was no attempt yet.
+    :ivar direction: ``out``, ``in``, ``serve``; empty where it was no attempt yet.
     :ivar service: what was asked for; empty for none.
     :ivar to: where it went, or would have gone: a value that prints without its password; empty for
         a caller whose service is on this machine.
