@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from plumberd.effects.accounts import Accounts
 from plumberd.effects.audit import Outcome
@@ -20,7 +20,9 @@ from plumberd.pure.policy.rule import Rule, bind_rule, parse_rule
 from plumberd.pure.refusals import Refused
 from plumberd.wiring.service import PlumberdService
 from plumberd.wiring.settings import Settings
-from tests.support import CleanTestCase, in_thread, real_reactor, until
+from tests.support import CleanTestCase, in_thread, read_all, real_reactor, until
+
+T = TypeVar("T")
 
 QUICK = Limits(connect_seconds=5.0, handshake_seconds=5.0)
 
@@ -165,6 +167,17 @@ def leading_first(name: str, *texts: str) -> Table:
 def leading(**targets: Target) -> Table:
     """Return the table in which each name leads to one target, for everybody."""
     return {name: (Choice((target,)),) for name, target in targets.items()}
+
+
+def noting(asked: list[T], what: T, says: bytes = b"") -> Callable[[socket.socket], None]:
+    """Return a server that writes down that it was asked, says something, and reads to the end."""
+
+    def answer(sock: socket.socket) -> None:
+        asked.append(what)
+        sock.sendall(says)
+        read_all(sock)
+
+    return answer
 
 
 def echo(sock: socket.socket) -> None:

@@ -25,9 +25,10 @@ class Shortened(SynchronousTestCase):
         self.assertIs(shortened(members, ("rules",)), members)
 
     def test_what_is_cut_is_told(self) -> None:
-        members = {"ok": True, "rules": [f"rule {n}" for n in range(1000)], "few": ["a"]}
+        rules = [f"rule {n}" for n in range(1000)]
+        members = {"ok": True, "rules": rules, "few": ["a"]}
         found = shortened(members, ("rules", "few"), 2000)
-        self.assertEqual(found["rules"], members["rules"][: len(found["rules"])])
+        self.assertEqual(found["rules"], rules[: len(found["rules"])])
         self.assertEqual(found["left_out"], {"rules": 1000 - len(found["rules"])})
         self.assertEqual(found["few"], ["a"])
         self.assertTrue(1800 < size(found) <= 2000, size(found))
@@ -96,7 +97,11 @@ class Fitted(SynchronousTestCase):
         encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
         from plumberd.pure import fitting
 
-        self.patch(fitting, "_size", lambda value: (looks.append(value), encode(value))[1])
+        def look(value: Any) -> str:
+            looks.append(value)
+            return encode(value)
+
+        self.patch(fitting, "_size", look)
         found = fitted(explanation(10_000, DECIDED))
         self.assertLessEqual(size(found), ANSWER_BYTES)
         self.assertLess(len(looks), 10_100)

@@ -26,7 +26,7 @@ from plumberd.pure.policy.route import Routes, parse_redirect, parse_route
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.wiring import reach
 from plumberd.wiring.service import PlumberdService
-from tests.running import echo, leading, leading_first
+from tests.running import echo, leading, leading_first, noting
 from tests.support import in_thread, is_reset, native_lookup, read_all, read_exactly, until
 from tests.tables import each
 from tests.test_generations import bounce_packets, old_message
@@ -118,8 +118,12 @@ class Ways(GatewayTestCase):
         gateway, first = await self.start()
         socks = [first, *[await self.through(gateway) for _ in range(3)]]
 
+        def send(sock: socket.socket, part: bytes) -> None:
+            sock.sendall(part)
+            sock.shutdown(socket.SHUT_WR)
+
         def talk(sock: socket.socket, part: bytes) -> bytes:
-            sending = threading.Thread(target=lambda: (sock.sendall(part), sock.shutdown(socket.SHUT_WR)))
+            sending = threading.Thread(target=send, args=(sock, part))
             sending.start()
             got = read_all(sock)
             sending.join()
@@ -138,7 +142,12 @@ class Ways(GatewayTestCase):
 
     async def test_a_callers_reset_ends_the_far_connection_at_once(self) -> None:
         ended: list[bool] = []
-        gateway, sock = await self.start(lambda sock: (sock.sendall(b"x"), ended.append(is_reset(sock))))
+
+        def answer(sock: socket.socket) -> None:
+            sock.sendall(b"x")
+            ended.append(is_reset(sock))
+
+        gateway, sock = await self.start(answer)
         self.assertEqual(await in_thread(read_exactly, sock, 1), b"x")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
         sock.close()
@@ -305,7 +314,7 @@ class RulesForTheWayOn(GatewayTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.asked: list[int] = []
-        self.port = self.serve_tcp(lambda sock: (self.asked.append(1), read_all(sock)))
+        self.port = self.serve_tcp(noting(self.asked, 1))
 
     async def outcome(self, *rules: str, route: str = "tcp://127.0.0.1:PORT", **settings: Any) -> str:
         """Return the verdict about a caller, whose refusal is one like any other."""
@@ -434,7 +443,7 @@ class Alternatives(GatewayTestCase):
         self.asked: list[str] = []
 
     def server(self, name: str, says: bytes) -> int:
-        return self.serve_tcp(lambda sock: (self.asked.append(name), sock.sendall(says), read_all(sock)))
+        return self.serve_tcp(noting(self.asked, name, says))
 
     async def test_the_next_is_taken(self) -> None:
         listener, gone = self.listener()
@@ -585,8 +594,8 @@ class Loops(GatewayTestCase):
         self.put_in_force(both[0], *self.allow(self.tcpd_port(both[1])), "allow in ping any")
         loops = [self.refusal(both[0], b"pong") for _ in range(3)]
         looping = [defer.Deferred.fromCoroutine(loop) for loop in loops]
-        for one in looping:
-            self.assertIn(await one, (b"no denied", b""))
+        for loop_ended in looping:
+            self.assertIn(await loop_ended, (b"no denied", b""))
         for one in both:
             await self.wait_until_idle(one)
         sock = await self.ask(both[0], b"ping")

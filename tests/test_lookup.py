@@ -19,7 +19,7 @@ from plumberd.pure.modes import Mode
 from plumberd.pure.policy.route import Routes, parse_route
 from plumberd.pure.refusals import Refused
 from plumberd.wiring.service import PlumberdService
-from tests.running import RunningTestCase, leading
+from tests.running import RunningTestCase, leading, noting
 from tests.support import (
     dial,
     in_thread,
@@ -207,7 +207,7 @@ class Local(RunningTestCase):
             self.assertEqual(await in_thread(read_all, self.owned(sock)), b"new")
 
     async def test_default_out_deny_leaves_local_services_open_and_closes_dialling(self) -> None:
-        from plumberd.pure.policy.rule import Direction
+        from plumberd.pure.policy.direction import Direction
 
         service = self.run_broker(defaults={Direction.IN: False, Direction.OUT: False})
         self.serve(service.settings.rundir, "pong")
@@ -367,7 +367,7 @@ class DecidedAgain(RunningTestCase):
     # -- before
 
     async def while_resolving(self, *rules: str) -> tuple[PlumberdService, defer.Deferred[Any], int]:
-        port = self.serve_tcp(lambda sock: (self.asked.append("old"), sock.sendall(b"old")))
+        port = self.serve_tcp(noting(self.asked, "old", b"old"))
         service = self.run_with(f"tcp://web.example:{port}", *rules)
         resolving: list[str] = []
 
@@ -410,7 +410,7 @@ class DecidedAgain(RunningTestCase):
         await self.wait_until_idle(service)
 
     async def test_who_waits_for_the_count_is_decided_again(self) -> None:
-        port = self.serve_tcp(lambda sock: (self.asked.append("old"), sock.sendall(b"old")))
+        port = self.serve_tcp(noting(self.asked, "old", b"old"))
         service = self.run_with(f"tcp://127.0.0.1:{port}")
         core = service.core
         assert core is not None

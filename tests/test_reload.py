@@ -9,10 +9,13 @@ import threading
 from typing import Any
 
 from twisted.internet import defer
+from twisted.logger import ILogObserver, globalLogPublisher
+from zope.interface import implementer
 
 from plumberd.pure.dialects.native import MESSAGE_BYTES
 from plumberd.wiring import tcpd as tcpd_module
 from plumberd.wiring.assemble import read_settings
+from plumberd.wiring.listening import server_from_string
 from plumberd.wiring.reload import Reload
 from plumberd.wiring.service import PlumberdService
 from plumberd.wiring.settings import CommandLine, Settings
@@ -85,7 +88,8 @@ class ReloadTestCase(RunningTestCase):
     def ports(self, service: PlumberdService) -> list[int]:
         """Return the tcp ports that are listened on."""
         assert service.tcpd is not None
-        return [port.getHost().port for port in service.tcpd.ports if hasattr(port.getHost(), "port")]  # type: ignore[union-attr]
+        hosts: list[Any] = [port.getHost() for port in service.tcpd.ports]
+        return [host.port for host in hosts if hasattr(host, "port")]
 
     def free_port(self) -> int:
         """Return a port where nobody listens."""
@@ -287,7 +291,7 @@ class NotAtAll(ReloadTestCase):
     async def test_an_endpoint_that_cannot_be_made_any_more(self) -> None:
         """One whose string names a file that has gone between the reading and the listening."""
         free = self.free_port()
-        make = tcpd_module.server_from_string
+        make = server_from_string
 
         def make_one(reactor: Any, description: str) -> Any:
             if "published" in description:
@@ -525,10 +529,9 @@ class UnderWay(ReloadTestCase):
 
 class Allowed(ReloadTestCase):
     async def test_who_asks_is_in_the_log(self) -> None:
-        from twisted.logger import globalLogPublisher
-
         said: list[str] = []
 
+        @implementer(ILogObserver)
         def observe(event: Any) -> None:
             said.append(str(event.get("log_format") or "").format(**{**event, "line": event.get("line", "")}))
 
