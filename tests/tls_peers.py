@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
-import os
 import socket
 import ssl
 import tempfile
@@ -113,8 +112,8 @@ class Peer:
         self.tls = peer_context(server, version).wrap_bio(self._in, self._out, server_side=server)
         sock.settimeout(DEADLINE_SECONDS)
 
-    def handshake(self) -> None:
-        """Run the handshake to its end."""
+    def handshake(self, then: bytes = b"") -> None:
+        """Run the handshake to its end; *then* goes out together with its last flight."""
         while True:
             try:
                 self.tls.do_handshake()
@@ -122,6 +121,8 @@ class Peer:
                 self.flush()
                 self._more()
             else:
+                if then:
+                    self.tls.write(then)
                 self.flush()
                 return
 
@@ -243,7 +244,7 @@ class TlsTestCase(CleanTestCase):
         await until(lambda: relay in self.ended)
 
 
-def step(*wires: Wire) -> None:
+def shake_both(*wires: Wire) -> None:
     """Run the handshake of two wires that are connected with each other."""
     waits: list[Want | None] = [Want.READ] * len(wires)
     while any(waits):
