@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import select
@@ -11,10 +12,10 @@ from unittest import mock
 
 from twisted.internet.task import Clock
 
-from plumberd.effects.conversation import Conversation
+from plumberd.effects.conversation import Conversation, Received
 from plumberd.effects.deadline import Deadlines
 from plumberd.effects.poll import Poll
-from plumberd.pure.dialects import DIALECTS, Request
+from plumberd.pure.dialects import DIALECTS, Dialect, Request, Send
 from plumberd.pure.limits import Limits
 from plumberd.wiring.broker import Broker
 from plumberd.wiring.service import PlumberdService
@@ -132,6 +133,263 @@ class Closing(CleanTestCase):
         poll_peer = select.poll()
         poll_peer.register(peer, select.POLLIN)
         self.assertTrue(poll_peer.poll(0), "nothing was sent, so there was nothing to wait for")
+
+
+class PushingTestCase(CleanTestCase):
+    """A conversation alone, whose clock and rounds are the test's."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.clock = Clock()
+        self.poll = Poll(Readers(), self.clock)
+        self.addCleanup(self.poll.close)
+        self.patience = Deadlines(self.clock, 5.0)
+        self.addCleanup(self.patience.close)
+        self.asked: list[Received] = []
+        self.told: list[object] = []
+
+    def converse(
+        self, received: Received | None = None, dialect: Dialect = DIALECTS["native"]
+    ) -> tuple[Conversation, socket.socket]:
+        """Begin; return it, and the client's end."""
+        client, ours = self.pair()
+        ours.setblocking(False)
+        client.setblocking(False)
+        conversation = Conversation(
+            self.poll,
+            ours,
+            dialect,
+            self.patience,
+            1000,
+            asked=lambda _, received: self.asked.append(received),
+            broken=lambda *_: self.told.append("broken"),
+            gone=lambda _: self.told.append("gone"),
+        )
+        self.addCleanup(conversation.close)
+        conversation.start(received)
+        return conversation, client
+
+    def serving(self) -> tuple[Conversation, socket.socket]:
+        """Return one that may be pushed to, and tells when it may."""
+        conversation, client = self.converse()
+        conversation.serve(lambda: self.told.append("idle"))
+        self.turn()
+        return conversation, client
+
+    def turn(self) -> None:
+        """Let everything that is ready be seen."""
+        for _ in range(3):
+            self.poll.doRead()
+            self.clock.advance(0)
+
+    def push(self, conversation: Conversation, data: bytes = b"unasked") -> int:
+        """Push a pipe's end; return the other one."""
+        reading, writing = os.pipe()
+        self.addCleanup(os.close, reading)
+        conversation.push(Send(data, descriptor=True), writing, self.told.append)
+        return reading
+
+    def take(self, client: socket.socket) -> tuple[bytes, int]:
+        """Take what was sent, and how many descriptors came with it."""
+        data, fds, _, _ = socket.recv_fds(client, 100, 4)
+        for fd in fds:
+            os.close(fd)
+        return data, len(fds)
+
+
+class Pushing(PushingTestCase):
+    def test_what_is_pushed_comes_with_its_descriptor_and_who_pushed_is_told(self) -> None:
+        conversation, client = self.serving()
+        self.assertTrue(conversation.is_resting)
+        self.push(conversation)
+        self.assertFalse(conversation.is_resting)
+        self.assertEqual(self.take(client), (b"unasked", 1))
+        self.told.clear()
+        self.turn()
+        self.assertEqual(self.told, [True, "idle"])
+        self.assertTrue(conversation.is_resting)
+
+    def test_it_is_idle_again_only_when_it_was_taken(self) -> None:
+        conversation, client = self.serving()
+        self.push(conversation)
+        self.told.clear()
+        self.turn()
+        self.assertEqual((self.told, conversation.is_resting), ([], False))
+        self.take(client)
+        self.turn()
+        self.assertEqual(self.told, [True, "idle"])
+
+    def test_what_is_pushed_when_it_is_idle_follows_at_once(self) -> None:
+        conversation, client = self.converse()
+        left = [b"first", b"second", b"third"]
+        conversation.serve(lambda: self.push(conversation, left.pop(0)) if left else None)
+        client.sendall(native_frame({"op": "status"}))
+        self.turn()
+        conversation.answer(b"the answer")
+        got = []
+        for _ in range(4):
+            got.append(self.take(client))
+            self.turn()
+        self.assertEqual(got, [(b"the answer", 0), (b"first", 1), (b"second", 1), (b"third", 1)])
+
+    def test_a_request_behind_it_waits_until_it_was_taken(self) -> None:
+        conversation, client = self.serving()
+        self.push(conversation)
+        client.sendall(native_frame({"op": "status"}))
+        self.turn()
+        self.assertEqual(self.asked, [])
+        self.take(client)
+        self.turn()
+        self.assertEqual([received.request for received in self.asked], [Request("status")])
+        self.assertFalse(conversation.is_resting)
+
+    def test_nothing_is_idle_while_a_request_is_answered(self) -> None:
+        conversation, client = self.serving()
+        self.told.clear()
+        client.sendall(native_frame({"op": "status"}))
+        self.turn()
+        conversation.answer(b"an answer")
+        self.turn()
+        self.assertEqual((self.told, conversation.is_resting), ([], False))
+        self.take(client)
+        self.turn()
+        self.assertEqual((self.told, conversation.is_resting), (["idle"], True))
+
+    def test_one_that_is_not_taken_in_time_ends_it(self) -> None:
+        conversation, _ = self.serving()
+        self.push(conversation)
+        self.told.clear()
+        self.clock.advance(6.0)
+        self.assertEqual(self.told, [False, "gone"])
+        self.assertTrue(conversation.left_unread)
+
+    def test_one_whose_client_has_hung_up_is_told_so(self) -> None:
+        conversation, client = self.serving()
+        self.push(conversation)
+        client.close()
+        self.told.clear()
+        self.turn()
+        self.assertEqual(self.told[-1], "gone")
+        self.assertFalse(conversation.left_unread)
+
+    def test_one_for_a_client_that_has_gone_already_is_closed(self) -> None:
+        conversation, client = self.serving()
+        client.close()
+        self.told.clear()
+        reading = self.push(conversation)
+        self.assertEqual((self.told, os.read(reading, 1)), ([False, "gone"], b""))
+
+    def test_behind_the_end_it_is_closed_and_told_at_once(self) -> None:
+        conversation, _ = self.serving()
+        conversation.close()
+        self.told.clear()
+        reading = self.push(conversation)
+        self.assertEqual((self.told, os.read(reading, 1)), ([False], b""))
+        self.assertEqual((conversation.is_resting, self.patience.is_set(conversation)), (False, False))
+
+    def test_a_queue_that_is_full_ends_it(self) -> None:
+        conversation, _ = self.serving()
+        conversation.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        self.told.clear()
+        self.push(conversation, b"x" * 100_000)
+        self.assertEqual(self.told, [False, "gone"])
+
+
+class Serving(PushingTestCase):
+    def test_who_serves_may_ask_nothing_for_as_long_as_it_likes(self) -> None:
+        conversation, client = self.converse()
+        client.sendall(native_frame({"op": "serve", "service": "pong"}))
+        self.turn()
+        conversation.serve(lambda: None)
+        conversation.answer(b"an answer")
+        self.take(client)
+        self.turn()
+        self.assertFalse(self.patience.is_set(conversation))
+        self.clock.advance(1000.0)
+        self.assertEqual(self.told, [])
+        self.assertTrue(conversation.is_resting)
+
+    def test_who_does_not_is_hung_up_on(self) -> None:
+        conversation, client = self.converse()
+        client.sendall(native_frame({"op": "status"}))
+        self.turn()
+        conversation.answer(b"an answer")
+        self.take(client)
+        self.turn()
+        self.clock.advance(6.0)
+        self.assertEqual(self.told, ["gone"])
+
+    def test_a_request_that_has_begun_has_its_deadline_here_too(self) -> None:
+        conversation, client = self.converse()
+        request = native_frame({"op": "serve", "service": "pong"})
+        client.sendall(request + request[:6])
+        self.turn()
+        conversation.serve(lambda: None)
+        conversation.answer(b"an answer")
+        self.take(client)
+        self.turn()
+        self.clock.advance(6.0)
+        self.assertEqual(self.told, ["broken"])
+
+    def test_one_that_begins_while_it_rests_has_its_deadline_too(self) -> None:
+        conversation, client = self.converse()
+        client.sendall(native_frame({"op": "serve", "service": "pong"}))
+        self.turn()
+        conversation.serve(lambda: None)
+        conversation.answer(b"an answer")
+        self.take(client)
+        self.turn()
+        client.sendall(native_frame({"op": "status"})[:6])
+        self.turn()
+        self.clock.advance(6.0)
+        self.assertEqual(self.told, ["broken"])
+
+    def test_its_end_of_sending_is_the_end(self) -> None:
+        _, client = self.serving()
+        client.shutdown(socket.SHUT_WR)
+        self.told.clear()
+        self.turn()
+        self.assertEqual(self.told, ["gone"])
+
+
+class Beginning(PushingTestCase):
+    """A conversation that begins with a request which came another way."""
+
+    ONE_ANSWER = dataclasses.replace(DIALECTS["native"], conversation=False)
+
+    def test_that_is_asked_first_with_its_sender(self) -> None:
+        received = Received(Request("status"), (1, 2, 3))
+        self.converse(received, self.ONE_ANSWER)
+        self.assertEqual(self.asked, [received])
+
+    def test_it_ends_behind_the_answer(self) -> None:
+        conversation, client = self.converse(Received(Request("status"), None), self.ONE_ANSWER)
+        conversation.answer(b"an answer")
+        self.assertEqual(self.told, [])
+        self.assertEqual(self.take(client), (b"an answer", 0))
+        self.turn()
+        self.assertEqual((self.told, client.recv(1)), (["gone"], b""))
+
+    def test_what_comes_over_it_is_not_looked_at(self) -> None:
+        conversation, client = self.converse(Received(Request("status"), None), self.ONE_ANSWER)
+        client.sendall(native_frame({"op": "lookup", "service": "pong"}))
+        self.turn()
+        conversation.answer(b"an answer")
+        self.take(client)
+        self.turn()
+        self.assertEqual((len(self.asked), self.told), (1, ["gone"]))
+
+    def test_a_client_that_hangs_up_before_the_answer_is_gone(self) -> None:
+        _, client = self.converse(Received(Request("status"), None), self.ONE_ANSWER)
+        client.close()
+        self.turn()
+        self.assertEqual(self.told, ["gone"])
+
+    def test_an_answer_that_is_not_taken_in_time_is_the_end(self) -> None:
+        conversation, _ = self.converse(Received(Request("status"), None), self.ONE_ANSWER)
+        conversation.answer(b"an answer")
+        self.clock.advance(6.0)
+        self.assertEqual(self.told, ["gone"])
 
 
 class Senders(ConversationTestCase):

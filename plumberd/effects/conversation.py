@@ -147,6 +147,10 @@ class Conversation:
 
         :param done: told whether the client has taken it.
         """
+        if self._closed:
+            os.close(fd)
+            done(False)
+            return
         self._fd = fd
         self._send((send,), False, done)
 
@@ -201,6 +205,8 @@ class Conversation:
         except BlockingIOError:
             self._state = _RESTING
             if self._idle is not None:
+                if self._decoder.pending and not self._patience.is_set(self):
+                    self._patience.set(self, self._too_slow)
                 self._idle()
             return
         except OSError:
