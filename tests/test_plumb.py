@@ -10,6 +10,7 @@ import struct
 import threading
 from typing import Any
 
+from plumberd import plumb
 from tests.fake_broker import grant, refuse, send
 from tests.plumb_case import PlumbTestCase, answer_with
 from tests.support import DEADLINE_SECONDS, in_thread, read_all, until
@@ -152,8 +153,37 @@ class Statuses(PlumbTestCase):
 
 
 class Quick(PlumbTestCase):
-    async def test_it_imports_no_twisted(self) -> None:
-        out = await self.run_child(
-            "import sys, plumberd.plumb\nprint([m for m in sys.modules if m.split('.')[0] in ('twisted', 'zope')])"
-        )
-        self.assertEqual(out, "[]\n")
+    async def test_it_imports_nothing_that_is_slow(self) -> None:
+        slow = {"twisted", "zope", "asyncio", "threading", "subprocess", "ctypes", "logging"}
+        code = f"import sys, plumberd.plumb\nprint([m for m in sys.modules if m.split('.')[0] in {slow}])"
+        self.assertEqual(await self.run_child(code), "[]\n")
+
+
+class Words(PlumbTestCase):
+    """What stands behind a lone ``--`` is another program's."""
+
+    def parsed(self, *words: str) -> Any:
+        return plumb.parser().parse_args(words)
+
+    def test_the_program_s_words_are_left_as_they_are(self) -> None:
+        args = self.parsed("--rundir", "/r", "restrict", "a", "b", "--", "cmd", "--rundir", "x", "--", "-h", "")
+        self.assertEqual((args.rundir, args.services), ("/r", ["a", "b"]))
+        self.assertEqual(args.command, ["cmd", "--rundir", "x", "--", "-h", ""])
+
+    def test_options_stand_anywhere_in_front(self) -> None:
+        for words in (("--max", "3", "pong"), ("pong", "--max", "3"), ("pong", "--max=3")):
+            args = self.parsed("serve", *words, "--", "cat")
+            self.assertEqual((args.service, args.max, args.command), ("pong", 3, ["cat"]))
+
+    def test_lists_grow(self) -> None:
+        args = self.parsed("sandbox", "--read", "/a", "--read", "/b", "--setenv", "A=1", "--", "true")
+        self.assertEqual((args.read, args.write, args.setenv, args.services), (["/a", "/b"], [], ["A=1"], []))
+
+    def test_a_command_that_takes_no_program_has_the_dashes_to_itself(self) -> None:
+        self.assertEqual(self.parsed("connect", "--", "-pong").target, "-pong")
+
+    async def test_help_says_where_the_program_stands(self) -> None:
+        for name in ("exec", "serve", "restrict", "sandbox"):
+            status, out, _ = await self.finished(name, "--help")
+            self.assertEqual(status, 0)
+            self.assertIn("-- CMD [ARG…]", out)

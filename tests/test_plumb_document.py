@@ -63,6 +63,42 @@ ANSWERS: dict[str, dict[str, Any]] = {
             {"name": "unread_descriptors_per_uid", "limit": 16, "used": 16, "of": "uid 1000"},
         ],
     },
+    "ss": {
+        "ok": True,
+        "connections": [
+            {
+                "id": "40961",
+                "service": "pong",
+                "uid": 1000,
+                "pid": 4711,
+                "mode": "locked",
+                "age_seconds": 12.5,
+                "bytes_sent": 2048,
+                "bytes_received": 7,
+                "rtt_ms": 0.25,
+                "state": "established",
+                "remote": "192.0.2.7:9000",
+                "held": True,
+            },
+            {
+                "id": "40977",
+                "service": "db",
+                "uid": 1000,
+                "pid": 4712,
+                "mode": "locked",
+                "age_seconds": 5400.0,
+                "bytes_sent": 3565158,
+                "bytes_received": 95630131,
+                "rtt_ms": 1.1,
+                "state": "established",
+                "remote": "192.0.2.10:5432",
+                "held": True,
+            },
+        ],
+        "more": 0,
+        "after": None,
+    },
+    "kill": {"ok": True, "connection": ""},
     "reload": {
         "ok": True,
         "generation": 2,
@@ -120,7 +156,8 @@ class Listed(PlumbTestCase):
     def test_every_option_stands_in_the_synopsis_and_in_the_table_of_its_command(self) -> None:
         for name, command in subcommands().items():
             text = section(DOCUMENT, f"plumb {name}")
-            synopsis = "\n".join(re.findall(rf"^    plumb {name}\b.*$", text, flags=re.MULTILINE))
+            # Behind a lone -- stand another program's words.
+            synopsis = "\n".join(re.findall(rf"^    plumb {name}\b(.*?)(?: -- .*)?$", text, flags=re.MULTILINE))
             options = long_options(command) - {"--help"}
             self.assertEqual(set(re.findall(r"--[a-z-]+", synopsis)), options, name)
             told = {option.split()[0] for option in re.findall(r"^\| `(--[^`]+)` \|", text, flags=re.MULTILINE)}
@@ -184,11 +221,20 @@ class Examples(PlumbTestCase):
         for command, wanted in shown:
             self.assertEqual(self.printed(command).rstrip("\n"), wanted.rstrip("\n"), command)
 
-    def test_every_command_but_connect_has_one(self) -> None:
+    def test_every_command_that_prints_has_one(self) -> None:
         self.assertEqual(
             {word for command, _ in examples() for word in command.split() if word in subcommands()},
-            set(subcommands()) - {"connect"},
+            set(subcommands()) - {"connect", "exec", "fdpass", "restrict", "sandbox", "serve"},
         )
+
+    def test_every_command_that_runs_a_program_shows_a_line_that_is_understood(self) -> None:
+        found = set()
+        for line in re.findall(r"^    (plumb .* -- .*)$", read(DOCUMENT), flags=re.MULTILINE):
+            if not re.search(r"CMD|…", line):
+                args = parser().parse_args(shlex.split(line, comments=True)[1:])
+                self.assertTrue(args.command)
+                found.add(line.split()[1])
+        self.assertEqual(found, {"exec", "restrict", "sandbox", "serve"})
 
     def test_the_file_of_assertions_is_one(self) -> None:
         self.assertEqual(len(parse_assertions(fenced("plumb-test")[0])), 7)
