@@ -141,7 +141,8 @@ class PushingTestCase(CleanTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.clock = Clock()
-        self.poll = Poll(Readers(), self.clock)
+        readers: Any = Readers()
+        self.poll = Poll(readers, self.clock)
         self.addCleanup(self.poll.close)
         self.patience = Deadlines(self.clock, 5.0)
         self.addCleanup(self.patience.close)
@@ -222,7 +223,12 @@ class Pushing(PushingTestCase):
     def test_what_is_pushed_when_it_is_idle_follows_at_once(self) -> None:
         conversation, client = self.converse()
         left = [b"first", b"second", b"third"]
-        conversation.serve(lambda: self.push(conversation, left.pop(0)) if left else None)
+
+        def idle() -> None:
+            if left:
+                self.push(conversation, left.pop(0))
+
+        conversation.serve(idle)
         client.sendall(native_frame({"op": "status"}))
         self.turn()
         conversation.answer(b"the answer")

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from plumberd.pure.dialects.base import Decoder, Malformed, Refused, Request
-from plumberd.pure.dialects.native import IDENT_CHARS, MESSAGE_BYTES, OPS, NativeDecoder, answer, grant, refuse
+from plumberd.pure.dialects.native import (
+    IDENT_CHARS,
+    MESSAGE_BYTES,
+    MOST_WORDS,
+    OPS,
+    NativeDecoder,
+    answer,
+    grant,
+    refuse,
+)
 from plumberd.pure.pairs import Pairs
 from plumberd.pure.refusals import Refusal
 from tests import codec_contract
@@ -23,7 +32,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-members = st.sampled_from(("op", "id", "service", "routes", "uri", "fd", ""))
+members = st.sampled_from(("op", "id", "service", "routes", "uri", "services", "control", "as", "after", "fd", ""))
 messages = st.dictionaries(members, json_values | st.sampled_from((*OPS, "pong", "tcp", "tls://h:1")), max_size=5)
 
 
@@ -79,6 +88,32 @@ class Requests(SynchronousTestCase):
         ),
         ("status", {"op": "status"}, Request("status")),
         ("status_with_id", {"op": "status", "id": "x"}, Request("status", ident="x")),
+        ("why", {"op": "why", "service": "pong"}, Request("why", members={"service": "pong"})),
+        (
+            "explain",
+            {"op": "explain", "direction": "out", "service": "pong", "as": ["user:alice", "confined"]},
+            Request("explain", members={"direction": "out", "service": "pong", "as": ["user:alice", "confined"]}),
+        ),
+        ("confine", {"op": "confine", "services": ["a", "b"]}, Request("confine", members={"services": ["a", "b"]})),
+        (
+            "confine_with_all",
+            {"op": "confine", "services": ["a"], "routes": "a tcp://h:1", "control": True, "id": 1},
+            Request("confine", ident=1, members={"services": ["a"], "routes": "a tcp://h:1", "control": True}),
+        ),
+        (
+            "confine_with_nulls",
+            {"op": "confine", "services": ["a"], "routes": None, "control": None},
+            Request("confine", members={"services": ["a"]}),
+        ),
+        (
+            "most_words",
+            {"op": "confine", "services": ["a"] * MOST_WORDS},
+            Request("confine", members={"services": ["a"] * MOST_WORDS}),
+        ),
+        ("serve", {"op": "serve", "service": "pong"}, Request("serve", members={"service": "pong"})),
+        ("ss", {"op": "ss"}, Request("ss")),
+        ("ss_after", {"op": "ss", "after": "12"}, Request("ss", members={"after": "12"})),
+        ("kill", {"op": "kill", "connection": "12"}, Request("kill", members={"connection": "12"})),
     )
     def test_a_request_is_read(self, _: str, message: Any, request: Request) -> None:
         self.assertEqual(decoded(message), request)
@@ -102,6 +137,24 @@ class Requests(SynchronousTestCase):
         ("routes_and_uri", {"op": "lookup", "routes": "x y", "uri": "tcp://h:1"}, "service (with routes) or uri alone"),
         ("empty_service", {"op": "lookup", "service": ""}, "is no name of a service"),
         ("path", {"op": "lookup", "service": "../x"}, "is no name of a service"),
+        ("services_text", {"op": "confine", "services": "pong"}, "services: wanted a list of at most 64 strings"),
+        ("services_numbers", {"op": "confine", "services": [1]}, "services: wanted a list of at most 64 strings"),
+        ("services_nested", {"op": "confine", "services": [["a"]]}, "services: wanted a list of at most 64 strings"),
+        ("services_object", {"op": "confine", "services": {"a": 1}}, "services: wanted a list of at most 64 strings"),
+        (
+            "too_many_words",
+            {"op": "explain", "as": ["confined"] * (MOST_WORDS + 1)},
+            "as: wanted a list of at most 64 strings",
+        ),
+        ("control_number", {"op": "confine", "services": ["a"], "control": 1}, "control: wanted true or false"),
+        ("control_text", {"op": "confine", "services": ["a"], "control": "true"}, "control: wanted true or false"),
+        ("confine_service", {"op": "confine", "service": "a"}, "it knows control, routes, services"),
+        ("serve_number", {"op": "serve", "service": 5}, "service: wanted a string"),
+        ("serve_services", {"op": "serve", "services": ["a"]}, "it knows service"),
+        ("ss_number", {"op": "ss", "after": 12}, "after: wanted a string"),
+        ("kill_number", {"op": "kill", "connection": 12}, "connection: wanted a string"),
+        ("kill_after", {"op": "kill", "after": "12"}, "it knows connection"),
+        ("accepted", {"op": "accepted"}, "op: wanted one of"),
     )
     def test_a_request_without_sense_is_refused_with_its_id(self, _: str, message: Any, reason: str) -> None:
         for ident in ("mine", 8):
@@ -165,6 +218,43 @@ class Requests(SynchronousTestCase):
         else:
             self.assertIn(found.op, OPS)
             self.assertIs(found.service is None, found.op != "lookup" or found.uri is not None)
+
+
+class Packets(SynchronousTestCase):
+    """A whole payload is one request: what a control socket brings."""
+
+    def test_it_is_read_like_any_other(self) -> None:
+        payload = json.dumps({"op": "lookup", "service": "pong", "id": 7}).encode()
+        self.assertEqual(NativeDecoder(LIMIT).one(payload), Request("lookup", "pong", ident=7))
+
+    @each(
+        ("nothing", b"", "a message that is not JSON"),
+        ("text", b"lookup pong", "a message that is not JSON"),
+        ("framed", frame({"op": "status"}), "a message that is not JSON"),
+        ("list", b"[]", "a message that is no JSON object"),
+        ("no_op", b"{}", "op: wanted one of"),
+        ("deep", b"[" * 900, "a message that is not JSON"),
+    )
+    def test_what_is_none_is_a_refusal_and_never_an_error(self, _: str, payload: bytes, reason: str) -> None:
+        refused = NativeDecoder(LIMIT).one(payload)
+        assert isinstance(refused, Refused)
+        self.assertEqual((refused.word, refused.ident), (Refusal.BAD_REQUEST, None))
+        self.assertIn(reason, refused.reason)
+
+    def test_nothing_is_kept_of_one_for_the_next(self) -> None:
+        decoder = NativeDecoder(LIMIT)
+        decoder.one(b'{"op": "sta')
+        self.assertFalse(decoder.pending)
+        self.assertEqual(decoder.one(b'{"op": "status"}'), Request("status"))
+
+    @each(("configured", 1000, 1000), ("the_protocol_s", 10**9, MESSAGE_BYTES))
+    def test_the_longest_is_that_of_any_request(self, _: str, limit: int, longest: int) -> None:
+        self.assertEqual(NativeDecoder(limit).limit_bytes, longest)
+
+    @PROPERTY
+    @given(st.binary(max_size=200) | messages.map(lambda message: json.dumps(message).encode()))
+    def test_whatever_comes_is_a_request_or_a_refusal(self, payload: bytes) -> None:
+        self.assertIsInstance(NativeDecoder(LIMIT).one(payload), (Request, Refused))
 
 
 class Marks(SynchronousTestCase):
