@@ -200,6 +200,25 @@ class Servers(HandshakeTestCase):
         said = [self.refusal(out(settings()), listening(settings(one))) for one in bad]
         self.assertEqual(len(set(said)), len(bad), said)
 
+    def test_what_was_found_once_holds_for_the_same_certificate_host_and_place_alone(self) -> None:
+        contexts = Contexts(settings(believes=trust(ROOT)), {"b.example:9001": PeerSettings()})
+        inward = listening(settings(ROOT.issue(HOST)))
+        for _ in range(2):
+            self.met(contexts, inward)
+            self.assertIn("and not for b.example", self.refusal(contexts, inward, "b.example"))
+        with mock.patch("plumberd.effects.tls_contexts.certificates.weakness") as asked:
+            self.met(contexts, inward)
+            asked.assert_not_called()
+
+    def test_few_of_them_are_remembered(self) -> None:
+        contexts = out(settings())
+        inward = listening(settings(ROOT.issue("*.example.com")))
+        with mock.patch("plumberd.effects.tls_contexts.KEPT", 4):
+            for number in range(9):
+                self.met(contexts, inward, f"h{number}.example.com")
+        (believer,) = contexts._believers.values()
+        self.assertLessEqual(len(believer._checked), 4)
+
     def test_a_connection_is_not_kept_for_what_is_known_of_it(self) -> None:
         client, server = self.sides(out(settings()), listening(settings(self_signed(HOST))))
         self.assertRaises(openssl.TlsFault, self.meet, client, server)

@@ -13,6 +13,7 @@ sentence: :func:`fault_of`.
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -146,6 +147,7 @@ class _Believer:
 
     def __init__(self, tls: TlsSettings, trust: Trust, pins: Sequence[str] = ()) -> None:
         self._pins = pins
+        self._checked: dict[tuple[bytes, bool, str | None], str | None] = {}
         crls = [x509.load_pem_x509_crl(one.pem) for one in tls.crls]
         self._listed = {one.issuer for one in crls}
         self._trusted = SSL.Context(SSL.TLS_METHOD)
@@ -167,11 +169,7 @@ class _Believer:
         """Let *context* believe nobody but *host*."""
 
         def verify(connection: SSL.Connection, found: crypto.X509, code: int, depth: int, ok: int) -> bool:
-            one = found.to_cryptography()
-            reason = self._fault(one, code, depth)
-            if reason is None and depth == 0 and code == OK:
-                reason = _wrong_name(one, host) or self._wrong_pin(one)
-            return _judged(connection, reason)
+            return _judged(connection, self._fault(found, code, depth, host))
 
         self._attach(context, SSL.VERIFY_PEER, verify)
 
@@ -179,7 +177,7 @@ class _Believer:
         """Let *context* ask callers who they are."""
 
         def verify(connection: SSL.Connection, found: crypto.X509, code: int, depth: int, ok: int) -> bool:
-            return _judged(connection, self._fault(found.to_cryptography(), code, depth))
+            return _judged(connection, self._fault(found, code, depth, None))
 
         must = SSL.VERIFY_FAIL_IF_NO_PEER_CERT if required else 0
         self._attach(context, SSL.VERIFY_PEER | must, verify)
@@ -189,13 +187,26 @@ class _Believer:
         context.set_verify_depth(DEPTH)
         context.set_verify(mode, verify)
 
-    def _fault(self, one: x509.Certificate, code: int, depth: int) -> str | None:
-        if code == NO_CRL and one.issuer not in self._listed:
+    def _fault(self, found: crypto.X509, code: int, depth: int, host: str | None) -> str | None:
+        """Return what is wrong with one certificate of a chain, which OpenSSL has judged already: *code*."""
+        if code == NO_CRL and found.to_cryptography().issuer not in self._listed:
             return None  # lists are looked at where there are some; a public authority has none here
         if code != OK:
             return verify_reason(code, depth)
+        # What is asked here changes with no time and no list, and asking takes a third of a whole handshake.
+        der = crypto.dump_certificate(crypto.FILETYPE_ASN1, found)
+        key = hashlib.sha256(der).digest(), depth == 0, host
+        if key not in self._checked:
+            if len(self._checked) >= KEPT:
+                self._checked.clear()
+            self._checked[key] = self._check(found.to_cryptography(), depth, host)
+        return self._checked[key]
+
+    def _check(self, one: x509.Certificate, depth: int, host: str | None) -> str | None:
         weak = certificates.weakness(one, is_anchor=depth > 0 and one.issuer == one.subject)
-        return None if weak is None else f"{'an authority in its chain' if depth else 'its certificate'} has {weak}"
+        if weak is not None:
+            return f"{'an authority in its chain' if depth else 'its certificate'} has {weak}"
+        return (_wrong_name(one, host) or self._wrong_pin(one)) if depth == 0 and host is not None else None
 
     def _wrong_pin(self, one: x509.Certificate) -> str | None:
         found = certificates.pin(one)
