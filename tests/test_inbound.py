@@ -12,7 +12,7 @@ from plumberd.effects.kernel import unread_bytes
 from plumberd.pure.limits import Limits
 from plumberd.pure.policy.route import Routes
 from plumberd.wiring.service import PlumberdService
-from tests.running import RunningTestCase, leading
+from tests.running import RunningTestCase, leading, noting
 from tests.support import in_thread, is_reset, read_all, read_exactly, until
 
 PLAIN = "tcp:0:interface=127.0.0.1"
@@ -171,6 +171,43 @@ class Callers(TcpdTestCase):
         self.assertEqual(await self.refusal(service, b"pong"), b"no denied")
         self.assertEqual(self.outcomes[-1].verdict, "busy")
         self.assertIn("relays", self.outcomes[-1].reason)
+
+    async def test_whom_there_is_no_room_to_carry_reaches_nothing(self) -> None:
+        service = self.run_tcpd("allow in pong any", limits=Limits(relays=1))
+        reached: list[int] = []
+        self.serve(service.settings.rundir, "pong", noting(reached, 1))
+        assert service.core is not None
+        service.core.begin_relay("somebody")
+        self.assertEqual(await self.refusal(service, b"pong"), b"no denied")
+        self.assertEqual((self.outcomes[-1].verdict, reached), ("busy", []))
+
+    async def test_the_place_of_a_relay_that_comes_to_nothing_is_given_back(self) -> None:
+        service = self.run_tcpd("allow in any any", limits=Limits(relays=1))
+        self.unix_listener(os.path.join(service.settings.rundir, "closed")).close()
+        self.serve(service.settings.rundir, "pong")
+        for name in (b"closed", b"absent"):
+            self.assertEqual(await self.refusal(service, name), b"no denied")
+        await self.ask(service, b"pong")
+        self.assertEqual([o.verdict for o in self.outcomes], ["unknown-service", "unknown-service", "granted"])
+
+    async def test_the_place_of_a_caller_that_hangs_up_meanwhile_is_given_back(self) -> None:
+        service = self.run_tcpd("allow in any any", limits=Limits(relays=1))
+        assert service.core is not None
+        places = service.core.relay_places
+        path = os.path.join(service.settings.rundir, "full")
+        self.unix_listener(path, backlog=0)
+        while True:
+            filling = self.owned(socket.socket(socket.AF_UNIX))
+            filling.setblocking(False)
+            if filling.connect_ex(path):
+                break
+        sock = self.call(service)
+        sock.sendall(b"full")
+        await until(lambda: places.active == 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        sock.close()
+        await until(lambda: not places.active)
+        await self.wait_until_idle(service)
 
     async def test_a_callers_reset_closes_the_services_connection_at_once(self) -> None:
         service = self.run_tcpd("allow in pong any")

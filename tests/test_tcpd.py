@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import os
 import socket
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.internet import defer
 
 from plumberd.pure.policy.route import Routes, parse_redirect
-from tests.running import leading
+from plumberd.wiring import tcpd
+from plumberd.wiring.listening import server_from_string
+from plumberd.wiring.tcpd import Wanted
+from tests.running import RunningTestCase, leading
 from tests.support import in_thread, read_all
-from tests.test_inbound import TcpdTestCase
+from tests.test_inbound import PLAIN, TcpdTestCase
 
 
 class Plain(TcpdTestCase):
@@ -56,3 +63,56 @@ class Plain(TcpdTestCase):
         sock = self.owned(socket.create_connection(("::1", self.tcpd_port(service))))
         sock.sendall(b"pong")
         self.assertEqual(await in_thread(read_all, sock), b"ok")
+
+
+class Late(RunningTestCase):
+    """An endpoint that takes its time to listen, as some of Twisted's plugins do."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.listening: list[defer.Deferred[Any]] = []
+        make = server_from_string
+
+        def make_late(reactor: Any, description: str) -> Any:
+            endpoint = make(reactor, description)
+
+            def listen(factory: Any) -> defer.Deferred[Any]:
+                waits: defer.Deferred[Any] = defer.Deferred()
+                self.listening.append(waits)
+                return waits.addCallback(lambda _: endpoint.listen(factory))
+
+            return SimpleNamespace(listen=listen)
+
+        self.patch(tcpd, "server_from_string", make_late)
+
+    async def test_it_listens_when_it_is_there(self) -> None:
+        service = self.run_broker(tcpd=(PLAIN,))
+        assert service.tcpd is not None
+        self.assertEqual(service.tcpd.ports, ())
+        self.listening[0].callback(None)
+        self.assertEqual(len(service.tcpd.ports), 1)
+
+    async def test_where_nobody_wants_it_any_more_it_does_not(self) -> None:
+        service = self.run_broker(tcpd=(PLAIN,))
+        assert service.tcpd is not None
+        service.tcpd.listen_on([], lambda wanted, failure: None)
+        self.listening[0].callback(None)
+        await in_thread(lambda: None)  # it closes a turn later
+        self.assertEqual(service.tcpd.ports, ())
+
+    async def test_where_plumberd_has_stopped_it_does_not(self) -> None:
+        service = self.run_broker(tcpd=(PLAIN,))
+        stopped = service.tcpd
+        assert stopped is not None
+        await service.stopService()
+        self.listening[0].callback(None)
+        await in_thread(lambda: None)
+        self.assertEqual(stopped.ports, ())
+
+    async def test_one_that_fails_late_is_told(self) -> None:
+        told: list[str] = []
+        service = self.run_broker()
+        assert service.tcpd is not None
+        service.tcpd.listen_on([Wanted(PLAIN)], lambda wanted, failure: told.append(f"{wanted}: {failure.value}"))
+        self.listening[0].errback(OSError("late"))
+        self.assertEqual(told, [f"--tcpd {PLAIN}: late"])
