@@ -121,12 +121,8 @@ class TlsHandshake:
         try:
             if self._wire.handshake() is not None:
                 return  # an edge comes for reading and for writing alike
-        except TlsFault as e:
-            self._end(self._refusal(e))
-            return
         except OSError as e:
-            text = os.strerror(e.errno) if e.errno else "error"
-            self._end(Refused(Refusal.UNREACHABLE, f"TLS: it was lost during the handshake: {text}"))
+            self._end(refused(self._wire, e, self._fault_of))
             return
         self._end(self._wire)
 
@@ -136,11 +132,18 @@ class TlsHandshake:
         if done is not None:
             done(outcome)
 
-    def _refusal(self, fault: TlsFault) -> Refused:
-        wire, alert = self._wire, fault.alert
-        named = wire.psk_named
-        word = word_of(fault.reason, alert=alert, inbound=wire.server, psk_named=named)
-        text = self._fault_of(wire.connection) if self._fault_of is not None and alert is None else None
-        if text is None:
-            text = explain(fault.reason, str(fault), alert=alert, verify_error=wire.verify_error, psk_named=named)
-        return Refused(word, f"TLS: {text}")
+
+def refused(wire: Wire, fault: OSError, fault_of: FaultOf | None = None) -> Refused:
+    """Return the refusal that *fault* of *wire* is, with a sentence in which ``it`` is the far side.
+
+    For the first read behind a handshake too: in TLS 1.3 a server that does not believe its client says so then.
+    """
+    if not isinstance(fault, TlsFault):
+        text = os.strerror(fault.errno) if fault.errno else "error"
+        return Refused(Refusal.UNREACHABLE, f"TLS: it was lost during the handshake: {text}")
+    alert, named = fault.alert, wire.psk_named
+    word = word_of(fault.reason, alert=alert, inbound=wire.server, psk_named=named)
+    sentence = fault_of(wire.connection) if fault_of is not None and alert is None else None
+    if sentence is None:
+        sentence = explain(fault.reason, str(fault), alert=alert, verify_error=wire.verify_error, psk_named=named)
+    return Refused(word, f"TLS: {sentence}")

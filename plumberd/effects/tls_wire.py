@@ -22,6 +22,8 @@ class Wire:
     """One TLS connection. It owns what OpenSSL needs; the socket is its caller's, who closes it afterwards.
 
     :ivar connection: pyOpenSSL's object, for what looks at certificates.
+    :ivar psk_identity: the name of the pre-shared key that both sides have proved, if it was one.
+    :ivar is_open: the handshake is over.
     :ivar reading_waits, writing_waits: what the last call that could not go on waits for. Reading may have
         to write (an answer to the far side's new keys), and the other way round.
     """
@@ -32,6 +34,7 @@ class Wire:
         "_fault",
         "_ssl",
         "connection",
+        "is_open",
         "psk_identity",
         "reading_waits",
         "server",
@@ -50,6 +53,7 @@ class Wire:
         self._fault: OSError | None = None
         self.reading_waits = self.writing_waits = Want.READ
         self.psk_identity: str | None = None
+        self.is_open = False
 
     def handshake(self) -> Want | None:
         """Go on with the handshake; return what it waits for, ``None`` when it is over.
@@ -58,7 +62,8 @@ class Wire:
         :raises TlsFault: it has failed; :attr:`verify_error` and :attr:`psk_named` may say why.
         """
         want = openssl.do_handshake(self._ssl)
-        if want is None:
+        if want is None and not self.is_open:
+            self.is_open = True
             self.psk_identity = self._proved_psk()
         return want
 
