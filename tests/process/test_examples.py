@@ -10,6 +10,7 @@ import sys
 
 from plumberd import client
 from plumberd.framing import Decoder, Framing, Message, encode
+from tests.process.programs import find
 from tests.process.running import DEADLINE_SECONDS, ROOT, ProcessTestCase, Program
 from tests.tables import each
 
@@ -32,14 +33,15 @@ class ExamplesTestCase(ProcessTestCase):
         program.wait_for("listening")
         return program
 
-    def brokers(self, service: str) -> tuple[str, str, str]:
+    def brokers(self, service: str, *more: str) -> tuple[str, str, str]:
         """Start two; return the near one's directory, the far one's, and the URI that leads there.
 
         :param service: which one the far broker lets in, or ``any``.
+        :param more: options of the far one.
         """
         near, far = self.folder() + "/near", self.folder() + "/far"
         options = ("--tcpd", "tcp:0:interface=127.0.0.1", "--allow", "in", service, "tcp:127.0.0.1")
-        both = self.start_broker("--rundir", far, *options), self.start_broker("--rundir", near)
+        both = self.start_broker("--rundir", far, *options, *more), self.start_broker("--rundir", near)
         for broker in both:
             broker.wait_for("export IPC_NETWORKD")
         port = both[0].wait_for(r"tcpd on 127\.0\.0\.1:(\d+)").group(1)
@@ -92,6 +94,34 @@ class Pong(ExamplesTestCase):
         self.assertEqual(stat.S_IMODE(os.lstat(path).st_mode), 0o660)
         second.stop()
         self.assertEqual(os.listdir(rundir), [])
+
+
+class Registered(ExamplesTestCase):
+    """The service that listens on nothing, with a network and without."""
+
+    def check(self, *within: str) -> None:
+        near, far, uri = self.brokers("pong", "--rule", "allow serve pong")
+        words = (*within, sys.executable, example("pongd_registered.py"))
+        service = self.program(*words, env={**os.environ, "IPC_RUNDIR": far})
+        service.wait_for("^pongd: serves pong, by rule ")
+        for name in CLIENTS:
+            self.check_client(name, far, "")
+            self.check_client(name, near, f"pong {uri}/pong")
+        self.assertEqual(len(service.lines), 1 + 2 * len(CLIENTS))
+        self.assertFalse(os.path.lexists(os.path.join(far, "pong")))
+
+    def test_every_client_is_answered_locally_and_over_two_brokers(self) -> None:
+        self.check()
+
+    def test_they_are_where_it_has_no_network(self) -> None:
+        self.check(find("unshare"), "--user", "--map-current-user", "--net", "--")
+
+    def test_a_refusal_is_one_line_and_a_failure(self) -> None:
+        rundir = self.folder() + "/r"
+        self.broker(rundir)
+        service = self.program(sys.executable, example("pongd_registered.py"), env={**os.environ, "IPC_RUNDIR": rundir})
+        self.assertEqual(service.wait(), 1)
+        self.assertRegex(service.output, r"^pongd: denied: .*\n$")
 
 
 class AnyGeneration(ExamplesTestCase):
