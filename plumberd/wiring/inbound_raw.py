@@ -14,7 +14,7 @@ from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.who import RemoteWho
 from plumberd.wiring.approach import guard
 from plumberd.wiring.delivery import Handing, prepare
-from plumberd.wiring.inbound import HOLD_SECONDS, Callers, Inbound, account_of
+from plumberd.wiring.inbound import HOLD_SECONDS, Callers, Inbound
 from plumberd.wiring.registrations import Offer, Registration, told_of
 
 
@@ -69,12 +69,21 @@ class RawInbound(Inbound):
             self.mode = choose_local_mode(wish, same_kind=True, packets=False)
         else:
             self.mode = choose_mode(wish, who, core.powers)
-        self._registration = registration
         if self.mode is Mode.RELAYED:
-            self.take_place()
+            self._offer_relayed(registration)
+            return True
+        self._registration = registration
         if self.mode not in COUNTED or core.census.admit(self, who.uid, self._counted):
             self._grant()
         return True
+
+    def _offer_relayed(self, registration: Registration) -> None:
+        """Carry the bytes, to one end of a pair whose other end is the claimant's."""
+        self.take_place()
+        ours, theirs = socket.socketpair()
+        self.let_in()
+        registration.offer(Offer(theirs, self.mode.value, told_of(self.who, self.rule)))
+        self.carry(ours)
 
     def _counted(self, refused: Refused | None) -> None:
         if refused is not None:
@@ -113,20 +122,14 @@ class RawInbound(Inbound):
         core.poll.forget(sock.fileno())
         if self.mode is Mode.LOCKED and core.powers.give and who.uid != core.powers.uid:
             os.fchown(sock.fileno(), who.uid, who.gid)  # its new owner can listen on nothing that is ours
-        self._account = account_of(self.who)
         peer = None if self.who.address is None else (self.who.address, self.who.port)
-        handing = Handing(
-            self.mode, packets=False, carried=False, framing=self.framing, peer=peer, account=self._account
-        )
-        self._give_place_back()  # the relay takes it
-        relay, theirs = prepare(core, sock, handing, self._carried)
+        handing = Handing(self.mode, packets=False, carried=False, framing="", peer=peer, account="")
+        prepare(core, sock, handing, self._carried)  # none of these modes has a relay
         if self.mode in COUNTED:
-            core.census.add(self, theirs, who.uid, registration.service, self.mode.value, who.pid, self.ident)
+            core.census.add(self, sock, who.uid, registration.service, self.mode.value, who.pid, self.ident)
         self.note("granted", "")
         self.leave()
-        registration.offer(Offer(theirs, self.mode.value, told_of(self.who, self.rule)))
-        if relay is not None:
-            relay.start()
+        registration.offer(Offer(sock, self.mode.value, told_of(self.who, self.rule)))
 
     def _failed(self, refused: Refused) -> None:
         """It has been told ok already: all that is left is to hang up."""
