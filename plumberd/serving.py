@@ -28,13 +28,17 @@ Accepted = tuple[socket.socket, dict[str, Any]]
 REQUEST_SECONDS = 30.0
 """How long the thread waits for an answer before it tries again."""
 
+END_SECONDS = 1.0
+"""How long :meth:`Serving.close` waits for the thread, which needs a moment."""
+
 
 class Serving:
     """The accepted connections of one service. It owns those that it holds; one that was taken is the taker's.
 
     Iterating waits for the next one, and ends after :meth:`close`. :meth:`fileno` is for select and
     poll: readable while a connection is held, which :meth:`take` then returns. Any thread may do
-    all of it. A process that forks keeps the claim alive in the child too, which closes it there.
+    all of it, and so may the handler of a signal. A child that is forked has a copy of all descriptors,
+    and no thread: it calls :meth:`close`, which ends nothing for its parent.
     """
 
     def __init__(
@@ -54,17 +58,19 @@ class Serving:
         self._held: deque[Accepted] = deque()
         self._change = threading.Condition()
         self._closed = False
+        self._process = os.getpid()
         with contextlib.ExitStack() as undo:
             # One counts what is held, the other tells the thread of the end.
             self._ready = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
             undo.callback(os.close, self._ready)
             self._ending = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             undo.callback(os.close, self._ending)
-            claim = self._claim(timeout)
+            claim = self._make_claim(timeout)
             assert claim is not None  # there is no end yet
             undo.callback(claim.close)
+            self._claim = claim
             self.rule = claim.rule or ""
-            self._thread = threading.Thread(target=self._keep, args=(claim,), name=f"serves {service}", daemon=True)
+            self._thread = threading.Thread(target=self._keep, name=f"serves {service}", daemon=True)
             self._thread.start()
             undo.pop_all()
 
@@ -100,34 +106,46 @@ class Serving:
 
     def close(self) -> None:
         """Give the claim back, and close what is held. Idempotent."""
+        if os.getpid() != self._process:  # the lock may be held there, and the thread's wake-up is shared
+            self._finish()
+            return
         with self._change:
             if self._closed:
                 return
             self._closed = True
             os.eventfd_write(self._ending, 1)
             self._change.notify_all()
-        if self._thread is not threading.current_thread():  # it may be told something just now
-            self._thread.join()
-        with self._change:
-            for sock, _ in self._held:
-                sock.close()
-            self._held.clear()
-            os.close(self._ready)
-            os.close(self._ending)
-            self._ready = -1
+        if self._thread is not threading.current_thread():
+            # Not for ever: a signal's handler may have interrupted who holds the lock.
+            self._thread.join(END_SECONDS)
+
+    def _finish(self) -> None:
+        """Close everything."""
+        self._closed = True
+        self._claim.close()
+        while self._held:
+            self._held.pop()[0].close()
+        fds, self._ready, self._ending = (self._ready, self._ending), -1, -1
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)
 
     # -- the thread's
 
-    def _keep(self, claim: Claim | None) -> None:
+    def _keep(self) -> None:
         """Take what comes, and make the claim again whenever it is lost, until the end."""
-        while claim is not None:
-            try:
-                self._take_all(claim)
-            except Error as e:
-                self._say(f"the claim to {self.service} is lost, and will be made again: {why_lost(e)}")
-            finally:
-                claim.close()
-            claim = self._claim_again()
+        try:
+            while not self._closed:
+                try:
+                    self._take_all(self._claim)
+                except Error as e:
+                    self._say(f"the claim to {self.service} is lost, and will be made again: {why_lost(e)}")
+                self._claim.close()
+                self._claim_again()
+        finally:
+            with self._change:
+                self._finish()
+                self._change.notify_all()
 
     def _take_all(self, claim: Claim) -> None:
         """Hold what comes, until the end.
@@ -155,26 +173,26 @@ class Serving:
             with contextlib.suppress(Exception):  # it must not end the service
                 self._log(line)
 
-    def _claim_again(self) -> Claim | None:
-        """Try until the claim is had, however long it takes; ``None`` at the end."""
+    def _claim_again(self) -> None:
+        """Try until the claim is had, however long it takes, or there is an end."""
         told = ""
         for seconds in pauses():
             if self._is_over(None, seconds):
-                return None
+                return
             try:
-                claim = self._claim(REQUEST_SECONDS)
+                claim = self._make_claim(REQUEST_SECONDS)
             except Error as e:
                 if (why := why_lost(e)) != told:
                     told = why
                     self._say(f"{self.service} cannot be claimed for now: {why}")
                 continue
             if claim is not None:
+                self._claim = claim
                 self.rule = claim.rule or ""
                 self._say(f"{self.service} is claimed again: {self.rule}")
-            return claim
-        return None
+            return
 
-    def _claim(self, timeout: float) -> Claim | None:
+    def _make_claim(self, timeout: float) -> Claim | None:
         """Return a claim that is granted, the caller's; ``None`` at the end.
 
         :raises Error: it is not granted, or not in time.

@@ -11,12 +11,13 @@ from typing import Any
 from plumberd import client
 from plumberd.serving import Serving
 from plumberd.wiring.service import PlumberdService
+from tests.children import ChildTestCase
 from tests.claims import ClaimTestCase, say_nothing, wanted_peer
 from tests.fake_broker import FakeBrokerTestCase, frame, refuse, send
 from tests.support import DEADLINE_SECONDS, in_thread, read_all, until
 
 
-class ServingTestCase(ClaimTestCase):
+class ServingTestCase(ClaimTestCase, ChildTestCase):
     async def serving(self, broker: PlumberdService, **options: Any) -> Serving:
         """Claim pong; what is logged goes into :attr:`lines`."""
         self.lines: list[str] = []
@@ -130,7 +131,7 @@ class Taking(ServingTestCase):
         serving = await self.serving(broker, waiting=2)
         callers = [await self.call(broker) for _ in range(3)]
         self.assertEqual(await in_thread(read_all, callers[2]), b"")
-        self.assertEqual(self.lines, ["a connection to pong is closed: 2 wait already"])
+        await until(lambda: self.lines == ["a connection to pong is closed: 2 wait already"])
         for far in callers[:2]:
             far.sendall(b"x")
             sock, _ = await self.taken(serving)
@@ -144,6 +145,52 @@ class Taking(ServingTestCase):
         with serving:
             pass
         self.assertEqual(await in_thread(read_all, far), b"")
+
+
+class Forked(ServingTestCase):
+    async def test_a_child_that_closes_its_copy_ends_nothing_for_its_parent(self) -> None:
+        broker = self.claimable()
+        code = (
+            "import os, sys\n"
+            "from plumberd import client\n"
+            "serving = client.serve('pong', rundir=sys.argv[1])\n"
+            "print('serves', flush=True)\n"
+            "for count, (sock, _) in enumerate(serving):\n"
+            "    child = os.fork()\n"
+            "    if not child:\n"
+            "        serving.close()\n"
+            "        serving.close()\n"
+            "        left = len(os.listdir('/proc/self/fd'))  # 0, 1, 2, the connection, the listing's own\n"
+            "        sock.sendall(str(left).encode())\n"
+            "        os._exit(0)\n"
+            "    sock.close()\n"
+            "    os.waitpid(child, 0)\n"
+            "    if count == 2:\n"
+            "        break\n"
+            "used = os.times()\n"
+            "serving.close()\n"
+            "print('ended', used.user + used.system < 5, len(os.listdir('/proc/self/fd')))\n"
+        )
+        child = self.child(code, broker.settings.rundir)
+        self.assertEqual(await in_thread(child.line), "serves")
+        for _ in range(3):
+            self.assertEqual(await in_thread(read_all, await self.call(broker)), b"5")
+        self.assertEqual(await in_thread(child.finish), (0, "ended True 4\n", ""))
+
+    async def test_a_signal_s_handler_may_close_it(self) -> None:
+        broker = self.claimable()
+        code = (
+            "import signal, sys\n"
+            "from plumberd import client\n"
+            "serving = client.serve('pong', rundir=sys.argv[1])\n"
+            "signal.signal(signal.SIGTERM, lambda *_: serving.close())\n"
+            "print('serves', flush=True)\n"
+            "print(len(list(serving)))\n"
+        )
+        child = self.child(code, broker.settings.rundir)
+        self.assertEqual(await in_thread(child.line), "serves")
+        child.process.terminate()
+        self.assertEqual(await in_thread(child.finish), (0, "0\n", ""))
 
 
 class Claiming(ServingTestCase):

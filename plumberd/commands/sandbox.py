@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
             raise CageError("--read and --write: that wants bubblewrap (bwrap), which is not installed")
         elif unshare is not None:
             words = [unshare, *_UNSHARE, "--"]
-            complain("bubblewrap is not installed: no network, but this system's files and UNIX sockets are in reach")
+            complain("bubblewrap is not installed: no network, but files, UNIX sockets and processes are in reach")
         else:
             raise CageError("neither bubblewrap (bwrap) nor unshare is installed")
         _try(words)

@@ -56,7 +56,7 @@ class Choosing(SandboxTestCase):
     async def test_else_unshare_and_what_that_lacks_is_told(self) -> None:
         status, words, err = await self.sandbox(self.tools(unshare=SHOW), "--", "cmd")
         self.assertEqual((status, words), (0, ["--user", "--map-current-user", "--net", "--", "cmd"]))
-        self.assertIn("bubblewrap is not installed: no network, but this system's files and UNIX sockets", err)
+        self.assertIn("bubblewrap is not installed: no network, but files, UNIX sockets and processes", err)
 
     async def test_without_bubblewrap_no_files_can_be_shown(self) -> None:
         for option in ("--read", "--write"):

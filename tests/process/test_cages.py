@@ -227,7 +227,7 @@ class WithoutBubblewrap(CageTestCase):
         _, port = self.listener()
         text = f"{TRIES}print(tries(socket.AF_INET, ('127.0.0.1', {port})))"
         words = ("--setenv", "PYTHONPATH", "--", self.python, "-c", text)
-        told = "plumb: bubblewrap is not installed: no network, but this system's files and UNIX sockets are in reach\n"
+        told = "plumb: bubblewrap is not installed: no network, but files, UNIX sockets and processes are in reach\n"
         self.assertEqual(self.cage(*words, environ=self.where), (0, f"{told}OSError\n"))
 
     def test_it_gains_nothing_and_is_the_same_user(self) -> None:
