@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from plumberd.pure.handshake import NAME_READ_BYTES, REFUSAL_BYTES, Caller, call, called, refusal
+from plumberd.pure.handshake import NAME_READ_BYTES, REFUSAL_BYTES, Caller,
+    SaidNo, call, called, refusal
 from plumberd.pure.refusals import Refusal, Refused
 from tests.tables import PROPERTY, each
 
@@ -97,9 +98,15 @@ class Refusing(SynchronousTestCase):
         caller = Caller()
         self.assertFalse(caller.receive(b"no"))
         self.assertFalse(caller.receive(b" denied"))
-        with self.assertRaises(Refused) as caught:
+        with self.assertRaises(SaidNo) as caught:
             caller.receive(b"")
         self.assertEqual(caught.exception.word, Refusal.DENIED)
+
+    @each(("hung_up", b""), ("nonsense", b"HTTP"))
+    def test_what_is_no_answer_is_no_no_of_the_far_side(self, _: str, data: bytes) -> None:
+        with self.assertRaises(Refused) as caught:
+            Caller().receive(data)
+        self.assertNotIsInstance(caught.exception, SaidNo)
 
     @each(("whole", 1 << 16), ("dealt_out", 7))
     def test_an_endless_no_is_cut_at_512_bytes_and_its_reason_at_200_characters(self, _: str, at_once: int) -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from plumberd.pure.handshake import SaidNo
 from plumberd.pure.plumb_handshake import (
     ANSWER_BYTES,
     GRANTED,
@@ -132,6 +133,7 @@ class CallerSide(SynchronousTestCase):
                 self.receive(*pieces)
             self.assertIs(caught.exception.word, word)
             self.assertIn(reason, caught.exception.reason)
+            self.assertIs(isinstance(caught.exception, SaidNo), data.startswith(b"no "))
 
     @each(("at_once", b""), ("after_a_byte", b"o"), ("within_a_reason", b"no den"))
     def test_one_that_hangs_up_is_unreachable(self, _: str, before: bytes) -> None:

@@ -20,6 +20,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from plumberd.pure.handshake import SaidNo
 from plumberd.pure.names import check_service
 from plumberd.pure.refusals import Refusal, Refused, printable
 
@@ -141,7 +142,8 @@ class Caller:
     def receive(self, data: bytes) -> bool:
         """Take what one read brought, empty at the end of the stream; tell whether it is granted.
 
-        :raises Refused: when the far side said no, hung up, or said anything else.
+        :raises SaidNo: when the far side said no.
+        :raises Refused: when it hung up, or said anything else.
         """
         self._got += data
         line, end, rest = self._got.partition(b"\n")
@@ -167,12 +169,12 @@ def _no_answer(got: bytes) -> str:
     return f"the far side answered {printable(got[:16])!r}, neither ok nor no: is it a plumberd?"
 
 
-def _refused(said: str) -> Refused:
+def _refused(said: str) -> SaidNo:
     word, _, _ = said.partition(" ")
     for known in Refusal:
         if word.rstrip(":") == known.value:
-            return Refused(known, f"the far side refused: {said}")
-    return Refused(Refusal.DENIED, f"the far side refused: {said or 'it gave no reason'}")
+            return SaidNo(known, f"the far side refused: {said}")
+    return SaidNo(Refusal.DENIED, f"the far side refused: {said or 'it gave no reason'}")
 
 
 def _parse(head: bytes) -> Request:
