@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from plumberd.pure.handshake import NAME_READ_BYTES, REFUSAL_BYTES, Caller,
-    SaidNo, call, called, refusal
+from plumberd.pure.handshake import NAME_READ_BYTES, REFUSAL_BYTES, Caller, SaidNo, call, called, refusal
 from plumberd.pure.refusals import Refusal, Refused
 from tests.tables import PROPERTY, each
 
