@@ -228,9 +228,9 @@ class Names(SynchronousTestCase):
 
 
 class Callers(SynchronousTestCase):
-    def test_one_that_may_come_in_is_relayed(self) -> None:
+    def test_one_that_may_come_in_has_the_mode_of_its_local_service(self) -> None:
         found = told("allow in web tcp:192.0.2.0/24", direction=Direction.IN, subject=CALLER)
-        self.assertEqual(lines(found)[-2:], [("route", "the local service web"), ("mode", "relayed")])
+        self.assertEqual(lines(found)[-2:], [("route", "the local service web"), ("mode", "locked")])
 
     def test_one_that_may_not_is_told_no_way(self) -> None:
         routes = Routes({}, {"web": (Choice((parse_route("web", "tcp://far.example"),)),)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import os
 import socket
@@ -9,6 +10,7 @@ from typing import Any
 
 from plumberd.effects.credentials import maker_of
 from plumberd.pure.limits import Limits
+from plumberd.pure.modes import Mode
 from plumberd.pure.policy.route import Routes
 from plumberd.pure.who import LocalWho, RemoteWho
 from plumberd.wiring import registrations
@@ -221,6 +223,38 @@ class Status(ServingTestCase):
         self.assertTrue(answer["ok"])
         self.assertGreater(answer["left_out"].get("serving", 0) + answer["left_out"]["rules"], 0)
         claim.close()
+
+
+class Explained(ServingTestCase):
+    """What is explained of a caller is what would become of it."""
+
+    async def mode(self, **members: Any) -> str:
+        answer, _ = await in_thread(native_ask, self.rundir, op="explain", direction="in", service="pong", **members)
+        self.assertTrue(answer["granted"], answer)
+        (told,) = [step["text"] for step in answer["steps"] if step["step"] == "mode"]
+        self.assertEqual(told, answer["mode"])
+        return str(told)
+
+    async def test_a_caller_of_a_claimed_service_is_handed_over(self) -> None:
+        self.start(ALLOW, "allow in pong any")
+        self.assertEqual(await self.mode(), "relayed")
+        claim = await self.claim()
+        self.assertEqual(await self.mode(), "locked")
+        self.assertEqual(await self.mode(peer="tcp:192.0.2.1"), "locked")
+        self.assertEqual(await self.mode(peer="tls:caller.example"), "relayed")
+        claim.close()
+        await until(lambda: not list(self.core.registrations))
+        self.assertEqual(await self.mode(), "relayed")
+
+    async def test_one_for_whom_no_mode_is_possible_is_refused(self) -> None:
+        self.start(ALLOW, "allow in pong any", handover=Mode.DIRECT)
+        await self.claim()
+        (registration,) = self.core.registrations
+        caged = dataclasses.replace(registration.who, confined="a cage")
+        registration.who_now = lambda inspector: caged  # type: ignore[method-assign]
+        answer, _ = await in_thread(native_ask, self.rundir, op="explain", direction="in", service="pong")
+        self.assertEqual((answer["granted"], answer["word"]), (False, "not-possible"))
+        self.assertIn("confined (a cage)", answer["reason"])
 
 
 class Log(ServingTestCase):

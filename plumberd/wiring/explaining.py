@@ -113,6 +113,8 @@ def explaining(core: Core, asked: Asked, subject: Subject, who: str, client: Loc
 
     def mode_of(verdict: Verdict, target: Uri | Endpoint) -> str:
         if asked.direction is Direction.IN:
+            if isinstance(target, Uri) and target.scheme == "unix":
+                return _served(core, asked, target)
             to = target.destination() if isinstance(target, Endpoint) else destination(target)
             check_leads_away(core, asked.service or "", to, verdict.addresses)
             return _onward(target)
@@ -159,6 +161,14 @@ def _mode(wish: Mode, target: Uri | Endpoint, who: LocalWho, powers: Powers, car
         return choose_local_mode(wish, same_kind=True, packets=False).value
     check_served(target)
     return choose_mode(wish, who, powers, carrier=carrier).value
+
+
+def _served(core: Core, asked: Asked, target: Uri) -> str:
+    """Return the mode of a caller's connection to a local service: who has claimed that may get the socket itself."""
+    registration = core.registrations.find(target.service)
+    if registration is None or asked.peer is None or asked.peer.scheme != "tcp":
+        return Mode.RELAYED.value
+    return choose_mode(core.settings.handover, registration.who_now(core.inspector), core.powers).value
 
 
 def _onward(target: Uri | Endpoint) -> str:

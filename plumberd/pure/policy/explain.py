@@ -12,7 +12,6 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from plumberd.pure.modes import Mode
 from plumberd.pure.pairs import Pairs
 from plumberd.pure.policy.decide import Policy, Question, Verdict, decide, judge, tried
 from plumberd.pure.policy.direction import Direction
@@ -163,7 +162,8 @@ def _inbound(teller: _Teller, asked: Asked, routes: Routes, mode_of: ModeOf) -> 
     way = find_way(asked.service, Pairs(), routes, teller.subject, for_caller=True)
     if way.local_service is not None:
         teller.add_way(way)
-        teller.tell_mode(Mode.RELAYED.value)
+        assert let_in is not None
+        teller.tell_mode(mode_of(let_in, way.target))
     else:
         yield from teller.follow(asked.service, way, mode_of)
         if let_in is not None and let_in.would and teller.verdict is not None and not teller.verdict.would:
