@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from plumberd.answer import ANSWER_BYTES, Answer, Error, NoBroker, Refused, encode_request, timed_out
 from plumberd.search import Asking, Search, check_directory
+from plumberd.whois import check_maker, token_of
 
 if TYPE_CHECKING:
     from plumberd.serving import Serving
@@ -51,6 +52,7 @@ __all__ = [
     "lookup_request",
     "serve",
     "timed_out",
+    "whois",
 ]
 
 TIMEOUT_SECONDS = 30.0
@@ -162,6 +164,22 @@ def serve(
     from plumberd.serving import Serving  # late: who only connects needs no threads
 
     return Serving(service, rundir=rundir, timeout=timeout, waiting=waiting, log=log)
+
+
+def whois(sock: socket.socket, *, rundir: str | None = None, timeout: float = TIMEOUT_SECONDS) -> dict[str, Any]:
+    """Return who is at the other end of *sock*, a connection that a service has accepted on its UNIX socket.
+
+    For a caller from outside: ``service``, as it named it; ``peer``, its scheme, address and port;
+    ``identities``, what it has proved; ``rule``, what let it in; ``since``, when. Of a program on this machine
+    its own credentials tell more (SO_PEERCRED), and the broker knows nothing.
+
+    :raises Refused: ``unknown-service``: the caller is gone, or was carried by another process;
+        ``denied``: the service's socket was made by another user than this program's.
+    :raises Error: it is no connection that a broker made; or as :func:`connect`.
+    """
+    answer, _ = ask({"op": "whois", "token": token_of(sock)}, rundir=rundir, timeout=timeout)
+    check_maker(sock, answer)
+    return answer
 
 
 def find_broker(rundir: str | None = None, timeout: float = TIMEOUT_SECONDS) -> socket.socket:

@@ -383,6 +383,7 @@ class Operations(ServingTestCase):
             "serve": {"service": "pong"},
             "ss": {},
             "kill": {"connection": "1"},
+            "whois": {"token": "plumberd-0"},
         }
         self.assertEqual(set(asked), set(OPS))
         for op, members in asked.items():

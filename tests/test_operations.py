@@ -65,11 +65,12 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "serve": {"op": "serve", "service": "mine"},
     "ss": {"op": "ss"},
     "kill": {"op": "kill", "connection": "1"},
+    "whois": {"op": "whois", "token": "plumberd-" + "0" * 32},
 }
 """Every operation, as somebody asks who may."""
 
-YES, NO, NOTHING = "ok", "denied", "not-possible"
-"""``kill`` finds nothing to end: whoever is told that may end what there is."""
+YES, NO, NOTHING, NOBODY = "ok", "denied", "not-possible", "unknown-service"
+"""``kill`` finds nothing to end, and ``whois`` nobody: whoever is told that may ask about what there is."""
 
 ADMITTED = {"root", "own", "primary", "supplementary", "ordinary", "nobody"}
 ADMINISTRATORS = {"root", "own", "primary", "supplementary"}
@@ -88,6 +89,7 @@ MAY = {
     "serve": ADMITTED | CONFINED,
     "ss": ADMITTED,
     "kill": ADMINISTRATORS,
+    "whois": ADMITTED,
 }
 """Who may ask for what; who has come by another user's connection may nothing at all."""
 
@@ -130,13 +132,15 @@ class WhoMay(ClientTestCase):
         wanted = {name: YES if kind in MAY[name] else NO for name in REQUESTS}
         if wanted["kill"] == YES:
             wanted["kill"] = NOTHING
+        if wanted["whois"] == YES:
+            wanted["whois"] = NOBODY
         self.assertEqual(dict(zip(REQUESTS, map(word, found), strict=True)), wanted)
         await self.wait_until_idle(self.service)
         return found
 
     async def check_confined(self, kind: str, why: str) -> None:
         found = dict(zip(REQUESTS, await self.check(kind), strict=True))
-        for op in ("status", "explain", "explain as", "why", "reload", "confine", "ss", "kill"):
+        for op in ("status", "explain", "explain as", "why", "reload", "confine", "ss", "kill", "whois"):
             self.assertIn(f"a confined client may look up, no more ({why})", found[op]["reason"])
 
     async def test_root(self) -> None:

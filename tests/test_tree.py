@@ -50,6 +50,7 @@ ALONE = (
     "plumberd.pump",
     "plumberd.search",
     "plumberd.serving",
+    "plumberd.whois",
 )
 """For programs that have nothing but the standard library."""
 

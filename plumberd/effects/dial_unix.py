@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import socket
 import stat
 from collections.abc import Callable, Collection
@@ -20,6 +21,11 @@ from plumberd.pure.who import LocalWho
 
 RETRY_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05)
 """A full backlog has no event to wait for; the last pause repeats."""
+
+TOKEN_BEGINS = b"\0plumberd-"
+"""How the abstract name begins that our end of a caller's connection is bound to; random digits follow."""
+
+TOKEN_BYTES = 16
 
 _SCHEME_FAILURES = {
     errno.ENOENT: "there is no socket, it does not run",
@@ -52,7 +58,8 @@ class LocalServices:
         the client's own comes first.
 
         :param packets: whether the client's own kind is packets.
-        :returns: a connected, non-blocking socket that the caller owns; its type tells the kind.
+        :returns: a connected, non-blocking socket that the caller owns; its type tells the kind. As the
+            broker it has a name (:func:`token_of`), in the network namespace of this process.
         :raises Refused: what the client is told.
         :raises BlockingIOError: the service's backlog is full.
         """
@@ -99,6 +106,8 @@ class LocalServices:
         sock = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
         try:
             if who is None:
+                # By this name, which getpeername shows, the service asks about its caller (unix(7), abstract).
+                sock.bind(TOKEN_BEGINS + secrets.token_hex(TOKEN_BYTES).encode("ascii"))
                 code = self._connect(sock, path, service)
             else:
                 code = self.actas.call(who, lambda: self._connect(sock, path, service))
@@ -188,6 +197,12 @@ class UnixDial:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def token_of(sock: socket.socket) -> str:
+    """Return the name that our end of a caller's connection is bound to, without the NUL in front; or nothing."""
+    name = sock.getsockname() if sock.family == socket.AF_UNIX else b""
+    return name[1:].decode("ascii") if isinstance(name, bytes) and name.startswith(TOKEN_BEGINS) else ""
 
 
 def _places(service: str, *, packets: bool) -> tuple[tuple[str, int], ...]:

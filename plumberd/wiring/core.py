@@ -44,6 +44,7 @@ from plumberd.pure.who import LocalWho
 from plumberd.wiring.census import Census
 from plumberd.wiring.registrations import Registrations
 from plumberd.wiring.settings import Settings
+from plumberd.wiring.whois import Whois
 
 DESCRIPTORS_A_RELAY = 4
 
@@ -98,6 +99,7 @@ class Core:
     :ivar tls: what this machine proves and believes, in OpenSSL's terms.
     :ivar buffers: for what is carried inside TLS.
     :ivar logins: who checks passwords, where anybody does.
+    :ivar whois: the callers that are carried to local services.
     :ivar turns: of TLS handshakes, which cost as much as lookups.
     :ivar reload: reads the configuration again; gives, later, the answer of the op.
     :ivar generation: counts the policies that were in force; what was decided under another is decided again.
@@ -120,6 +122,7 @@ class Core:
     relays: set[Carried] = field(default_factory=set)
     buffers: BufferPool = field(default_factory=BufferPool)
     logins: Logins | None = None
+    whois: Whois = field(default_factory=Whois)
     turns: Turns = field(init=False)
     tls: Contexts = field(init=False)
     relay_places: FairQueue[str, None] = field(init=False)

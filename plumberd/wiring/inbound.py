@@ -29,7 +29,7 @@ from plumberd.pure.who import RemoteWho
 from plumberd.wiring.approach import Approach, guard
 from plumberd.wiring.core import Core
 from plumberd.wiring.reach import Reached, Traveller, check_leads_away
-from plumberd.wiring.registrations import Registration
+from plumberd.wiring.registrations import Registration, told_of
 
 REFUSAL_SECONDS = 0.05
 """Every refusal goes out that long after the name came in: time tells a stranger nothing either."""
@@ -96,6 +96,7 @@ class Inbound:
         self._address: IPAddress | None = None
         self._over = False
         self._refused: Refusal | None = None
+        self._token = ""
         self.is_named = False
         self.hops = 0
         """How many gateways it has come through, as the last one says."""
@@ -155,6 +156,11 @@ class Inbound:
                 generation=self._generation,
             )
         )
+
+    def ended(self, reason: str, up: int = 0, down: int = 0) -> None:
+        """Log the end of what was carried, and forget who it was."""
+        self.core.whois.leave(self._token)
+        self.note("ended", reason, up, down)
 
     # -- what a subclass provides
 
@@ -248,6 +254,7 @@ class Inbound:
             guard(self.refuse, self._decide, first_read)
             return
         self._address = result.address
+        self._token = self.core.whois.enter(result.sock, self._service, told_of(self.who, self.rule))
         self.let_in()
         self.carry(result.sock)
 

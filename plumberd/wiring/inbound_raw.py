@@ -195,4 +195,4 @@ class RawInbound(Inbound):
 
     def _carried(self, relay: Relay) -> None:
         self.core.end_relay(self._account, relay)
-        self.note("ended", relay.ending, relay.up, relay.down)
+        self.ended(relay.ending, relay.up, relay.down)

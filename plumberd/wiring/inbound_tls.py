@@ -74,7 +74,7 @@ class TlsInbound(Inbound):
         except OSError:
             self._sock.close()
             self.core.relay_places.leave(self._account)
-            self.note("ended", "no descriptors for a relay")
+            self.ended("no descriptors for a relay")
             return
         if self.published is None:
             self._unsaid = GRANTED
@@ -112,7 +112,7 @@ class TlsInbound(Inbound):
         if service is not None:
             service.close()
             self.core.end_relay(self._account, self)
-            self.note("ended", "aborted")
+            self.ended("aborted")
         self.close()
 
     # -- the steps
@@ -234,7 +234,7 @@ class TlsInbound(Inbound):
 
     def _carried(self, relay: Relay) -> None:
         self.core.end_relay(self._account, relay)
-        self.note("ended", relay.ending, relay.up, relay.down)
+        self.ended(relay.ending, relay.up, relay.down)
 
 
 def _proved(wire: Wire) -> frozenset[str]:

@@ -72,7 +72,7 @@ class TransportInbound(Inbound):
         self.leave()
         if self._relaying:
             self.core.end_relay(self._account, half)
-            self.note("ended", "reset" if half.reset else "closed", half.moved, self._local.moved if self._local else 0)
+            self.ended("reset" if half.reset else "closed", half.moved, self._local.moved if self._local else 0)
 
 
 def _transport_peer(peer: Any) -> RemoteWho:

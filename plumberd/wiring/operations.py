@@ -59,6 +59,7 @@ RIGHTS = {
     "serve": Right.EVERYBODY,
     "ss": Right.ADMITTED,
     "kill": Right.ADMIN,
+    "whois": Right.ADMITTED,
 }
 """Every operation; `status`, `explain` and `ss` tell an administrator more."""
 
@@ -115,6 +116,7 @@ class Operations:
             "serve": self._serve,
             "ss": self._ss,
             "kill": self._kill,
+            "whois": self._whois,
         }
 
     def perform(self, conversation: Conversation, request: Request, asker: Asker, sender: Sender | None) -> None:
@@ -270,6 +272,10 @@ class Operations:
             self._answer_late(conversation, request, result)
 
         accounting.end(self._core.census, connection, ended)
+
+    def _whois(self, conversation: Conversation, request: Request, who: LocalWho) -> None:
+        told = self._core.whois.tell(request.members.get("token"), who.uid)
+        conversation.answer(answer(request.ident, shortened({"ok": True, **told}, ("identities",))))
 
     def _answer_late(self, conversation: Conversation, request: Request, result: dict[str, Any] | Refused) -> None:
         """Answer when the kernel has; a client that has gone meanwhile gets nothing."""

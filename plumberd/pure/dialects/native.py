@@ -32,6 +32,7 @@ OPS: dict[str, frozenset[str]] = {
     "serve": frozenset(("service",)),
     "ss": frozenset(("after",)),
     "kill": frozenset(("connection",)),
+    "whois": frozenset(("token",)),
 }
 """Every operation with its own members; ``op`` and ``id`` belong to all."""
 
