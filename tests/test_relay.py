@@ -273,3 +273,23 @@ class Unwatched(RelayTestCase):
         self.assertEqual(self.ended, [relay])
         self.assertEqual(await in_thread(read_all, service), b"")
         self.assertTrue(await in_thread(is_reset, peer))
+
+
+class Stopped(RelayTestCase):
+    async def test_one_whose_reset_waits_for_a_peer_that_does_not_read_ends_when_it_is_aborted(self) -> None:
+        """At a stop nobody waits for half a minute."""
+        peer, service, relay = self.relay()
+        peer.sendall(b"nobody reads this")
+        await until(lambda: unread_bytes(service.fileno()))
+        await in_thread(
+            service.sendall, b"x" * 400_000
+        )  # more than the peer takes without reading, less than the kernel
+        await until(lambda: relay.down == 400_000)
+        service.close()
+        await until(lambda: relay.ending)
+        self.assertEqual(self.ended, [])  # it waits
+        began = real_reactor.seconds()
+        relay.abort()
+        await until(lambda: self.ended)
+        self.assertLess(real_reactor.seconds() - began, 5)
+        self.assertEqual(len(await in_thread(peer.recv, 10)), 10)

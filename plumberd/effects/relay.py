@@ -81,6 +81,7 @@ class Relay:
         self._timer: IDelayedCall | None = None
         self._patience = DRAIN_SECONDS
         self._drained_by = 0.0
+        self._draining: list[socket.socket] = []
         self._step_seconds = _DRAIN_FIRST_SECONDS
         self._closing = False
         self._hung_up: list[socket.socket] = []
@@ -130,7 +131,12 @@ class Relay:
     def abort(self) -> None:
         """End now: a TCP side sees a reset. For shutting down."""
         self._patience = 0
-        self._close("aborted", reset=True)
+        if self._draining:  # a reset that waits for who does not read
+            self._stop_timer()
+            self._drained_by = self._clock.seconds()
+            self._drain(self._draining)
+        else:
+            self._close("aborted", reset=True)
 
     def _left_ready(self, events: int) -> None:
         self._edge(self._left, events)
@@ -306,7 +312,8 @@ class Relay:
             # Soon at first, then more and more seldom: thousands may be waiting at once.
             self._step_seconds = min(self._step_seconds * 2, _DRAIN_MOST_SECONDS)
             self._timer = self._clock.callLater(self._step_seconds, self._drain, still)
-        else:
+        self._draining = still
+        if not still:
             self._finish()
 
     def _has_unsent(self, sock: socket.socket) -> bool:
