@@ -11,7 +11,8 @@ from plumberd.effects.tls_call import PlumbCall
 from plumberd.effects.tls_contexts import fault_of
 from plumberd.effects.tls_handshake import TlsHandshake
 from plumberd.effects.tls_wire import Wire
-from plumberd.pure.plumb_handshake import ALPN, Login, request
+from plumberd.pure.login import login_for
+from plumberd.pure.plumb_handshake import ALPN, request
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.tls import peer_key
 from plumberd.pure.uri import Uri
@@ -92,7 +93,8 @@ class TlsDial:
             return
         self._wire = result
         try:
-            question = request(self._uri.service, self._login(), self._hops)
+            peer = self._core.settings.peers.get(peer_key(self._uri.host, self._uri.port))
+            question = request(self._uri.service, login_for(self._uri, peer), self._hops)
         except Refused as e:
             self._done(e)
             return
@@ -103,16 +105,6 @@ class TlsDial:
         self._mark("handshake")
         assert self._wire is not None
         self._done(self._wire if result is None else result)
-
-    def _login(self) -> Login | None:
-        """Return who logs in: whom the URI says, else whom this machine is there."""
-        uri = self._uri
-        if uri.user is not None:
-            return Login(uri.user, uri.password or "")
-        peer = self._core.settings.peers.get(peer_key(uri.host, uri.port))
-        if peer is None or peer.login is None:
-            return None
-        return Login(peer.login, peer.password or "")
 
 
 def _alpn(uri: Uri) -> list[str]:
