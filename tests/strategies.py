@@ -126,7 +126,7 @@ EVERY = Words(
 
 FEW = Words(
     st.sampled_from(("pong", "audio")),
-    st.sampled_from(("p*", "*o*", "p?ng", "?????")),
+    st.sampled_from(("p*", "*o*", "p?ng", "?????", "*io", "po*ng", "p*p", "pong*", "*audio")),
     st.sampled_from(("a.example", "b.example", "x.b.example")),
     st.sampled_from(("example", "b.example", "x.b.example")),
     st.sampled_from((*DANGEROUS, ipaddress.ip_address("198.51.100.1"), ipaddress.ip_address("2001:db8::9"))),
@@ -157,7 +157,7 @@ FEW = Words(
 locals_: st.SearchStrategy[Subject] = st.builds(
     Subject,
     st.sampled_from((Standing.LOCAL, Standing.CONFINED)),
-    st.sampled_from((0, 1000, 1001, UNMAPPED)),
+    st.sampled_from((0, 1000, 1001, UNMAPPED, None)),
     st.frozensets(st.sampled_from((27, 100, UNMAPPED)), max_size=2),
     st.sampled_from((None, "/system.slice/ci.service", "/user.slice")),
 )

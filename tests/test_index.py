@@ -17,10 +17,10 @@ from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.index import FEW, Index, Rules
 from plumberd.pure.policy.peer import Destination
 from plumberd.pure.policy.rule import Match, Rule, matches, parse_rule
-from plumberd.pure.policy.subject import Standing, Subject
+from plumberd.pure.policy.subject import UNMAPPED, Standing, Subject
 from tests.strategies import OWN, questions, rules
 from tests.tables import PROPERTY, each
-from tests.test_decide import CAGED, ask, caller, claim
+from tests.test_decide import CAGED, ask, caller, claim, rule_of
 
 MANY = 10_000
 A_FEW = 5
@@ -47,34 +47,46 @@ class SameAnswer(SynchronousTestCase):
     """The index leaves out nothing but what cannot match."""
 
     @PROPERTY
-    @given(many_rules, questions())
-    def test_every_rule_that_matches_is_a_candidate(self, found: Rules, question: Question) -> None:
+    @given(many_rules, questions(), st.booleans(), st.booleans())
+    def test_a_decision_is_that_of_trying_all(
+        self, found: Rules, question: Question, inward: bool, audit_only: bool
+    ) -> None:
         for one in one_by_one(question):
             asked = (one.direction, one.service, one.to, one.subject)
             candidates = list(found.candidates(*asked))
             self.assertEqual(candidates, sorted(candidates))
             matching = {n for n, rule in enumerate(found) if matches(rule, *asked) is not Match.NO}
             self.assertLessEqual(matching, set(candidates))
-
-    @PROPERTY
-    @given(many_rules, questions(), st.booleans(), st.booleans())
-    def test_a_decision_is_that_of_trying_all(
-        self, found: Rules, question: Question, inward: bool, audit_only: bool
-    ) -> None:
-        defaults = {Direction.IN: inward, Direction.OUT: True}
-        policy = Policy(found, defaults, OWN, audit_only)
+        policy = Policy(found, {Direction.IN: inward, Direction.OUT: True}, OWN, audit_only)
         with mock.patch.object(Rules, "candidates", all_rules):
             plain = decide(policy, question)
         self.assertEqual(decide(policy, question), plain)
 
     @PROPERTY
-    @given(many_rules, questions())
-    def test_few_of_these_rules_decide_as_they_do_among_many(self, found: Rules, question: Question) -> None:
+    @given(st.lists(rules(), max_size=FEW), questions())
+    def test_few_rules_decide_as_they_do_among_many(self, found: list[Rule], question: Question) -> None:
         """What is tried one by one and what is looked up are the same rules."""
-        first = Policy(found[:FEW], own_addresses=OWN)
-        padded = Policy((*found[:FEW], *map(parse_rule, ["deny out another-service unix:another"] * 3)))
-        padded = dataclasses.replace(padded, own_addresses=OWN)
-        self.assertEqual(decide(padded, question), decide(first, question))
+        few = Policy(tuple(found), own_addresses=OWN)
+        many = Policy((*found, *fillers()), own_addresses=OWN)
+        self.assertEqual(decide(many, question), decide(few, question))
+
+    @each(
+        ("his_own", Subject(uid=1001), 2),
+        ("another_s", Subject(uid=7), None),
+        ("nobody_in_particular", Subject(), None),
+        ("unmapped", Subject(uid=UNMAPPED), 1),
+        ("described_by_a_word", Subject(words=frozenset(("uid:1002",))), 3),
+        ("described_by_a_uid_and_a_word", Subject(uid=7, words=frozenset(("uid:1002",))), 3),
+        ("a_caller_who_says_so", Subject(Standing.REMOTE, words=frozenset(("uid:1002",))), None),
+        ("both_conditions", Subject(uid=1003, gids=frozenset((27,))), 4),
+        ("one_of_both", Subject(uid=1003), None),
+    )
+    def test_a_deny_is_found_by_whom_it_is_for_and_by_who_cannot_be_told(
+        self, _: str, subject: Subject, number: int | None
+    ) -> None:
+        lines = [f"deny out any any for uid:{1000 + n}" for n in range(3)]
+        found = [*map(rule_of, [*lines, "deny out any any for group:audio for uid:1003"]), *fillers()]
+        self.assertEqual(decide(Policy(tuple(found)), ask("tcp://a.example:80", who=subject)).number, number)
 
     @each(
         ("6to4", "2002:c633:6401::1"),
@@ -134,6 +146,30 @@ class FewAreTried(SynchronousTestCase):
             "by_service",
             lambda n: f"allow out s{n} any",
             lambda n: ask("tcp://a.example:80", "198.51.100.1", service=f"s{n}", who=CAGED),
+        ),
+        (
+            "by_the_front_of_a_glob",
+            lambda n: f"allow out s{n}-* any",
+            lambda n: ask("tcp://a.example:80", service=f"s{n}-x", who=CAGED),
+        ),
+        (
+            "by_the_back_of_a_glob",
+            lambda n: f"allow out ?*-s{n} tcp:any",
+            lambda n: ask("tcp://a.example:80", service=f"x-s{n}", who=CAGED),
+        ),
+        (
+            "by_user",
+            lambda n: f"allow out any any for uid:{n}",
+            lambda n: ask("tcp://a.example:80", who=Subject(Standing.CONFINED, n)),
+        ),
+        (
+            "by_user_and_more",
+            lambda n: f"allow out s{n % 10} tcp:*.example:80 for unit:ci.service for uid:{n}",
+            lambda n: ask(
+                "tcp://a.example:80",
+                service=f"s{n % 10}",
+                who=Subject(Standing.CONFINED, n, cgroup="/system.slice/ci.service"),
+            ),
         ),
         ("by_service_in", lambda n: f"allow in s{n} any", lambda n: caller("192.0.2.1", f"s{n}")),
         ("by_service_to_serve", lambda n: f"allow serve s{n}", lambda n: claim(f"s{n}")),

@@ -88,6 +88,16 @@ class Rule:
         """Whether the service is a pattern."""
         return self.service is not None and ("*" in self.service or "?" in self.service)
 
+    def has_service(self, service: str | None) -> bool:
+        """Tell whether it speaks of *service*; of a lookup that names none only ``any`` does."""
+        if self.service is None or service is None:
+            return self.service is None
+        return self._glob.match(service) is not None if self.is_glob else self.service == service
+
+    @functools.cached_property
+    def _glob(self) -> re.Pattern[str]:
+        return re.compile(fnmatch.translate(self.service or ""))  # which never backtracks across a star
+
     @property
     def normal(self) -> str:
         """The rule in its one normal form, which parses back to the same value."""
@@ -162,7 +172,7 @@ def explain_match(
     """Like :func:`matches`, with the reason where it does not."""
     if rule.direction is not direction:
         return Match.NO, f"it speaks of {rule.direction.value}"
-    if rule.service is not None and not _has_service(rule.service, service):
+    if not rule.has_service(service):
         return Match.NO, "another service" if service is not None else "the lookup names no service"
     match, why = _match_peer(rule, direction, to, subject)
     if match is not Match.NO and rule.conditions and not all_hold(rule.conditions, subject, opens=rule.action.opens):
@@ -193,17 +203,6 @@ def _match_peer(rule: Rule, direction: Direction, to: Destination, subject: Subj
         for one in ((address,) if rule.action.opens else unwrap(address))
     )
     return (Match.YES, "") if inside else (Match.NO, "another address")
-
-
-def _has_service(pattern: str, service: str | None) -> bool:
-    if service is None:
-        return False
-    return pattern == service or (("*" in pattern or "?" in pattern) and _glob(pattern).match(service) is not None)
-
-
-@functools.lru_cache(maxsize=4096)
-def _glob(pattern: str) -> re.Pattern[str]:
-    return re.compile(fnmatch.translate(pattern))  # which never backtracks across a star
 
 
 def _service(word: str) -> str | None:
