@@ -82,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     _add_test(commands)
     _add_learn(commands)
     _add_env(commands)
+    _add_passwd(commands)
     _add_psk(commands)
     _add_ca(commands)
     _add_cert(commands)
@@ -130,7 +131,9 @@ def _add_connect(commands: Any) -> None:
 
 
 def _add_target(command: argparse.ArgumentParser) -> None:
-    command.add_argument("target", metavar="SERVICE|URI", help="pong, or tcp://host:port[/service]")
+    command.add_argument(
+        "target", metavar="SERVICE|URI", type=_without_secret, help="pong, or tcp://host:port[/service]"
+    )
 
 
 def _add_exec(commands: Any) -> None:
@@ -183,6 +186,19 @@ def _add_kill(commands: Any) -> None:
     command.add_argument("connections", metavar="ID", nargs="+", help="as plumb ss tells it")
 
 
+def _without_secret(text: str) -> str:
+    """Return *text*, a service or a URI, unless a password stands in it."""
+    if "@" in text and "://" in text:
+        from plumberd.pure.uri import has_password  # late: few write a user here
+
+        if has_password(text):
+            raise argparse.ArgumentTypeError(
+                "a password on the command line shows in ps: write the URI into $IPC_NETWORKD, "
+                "as SERVICE URI, and ask for the service; or into the configuration"
+            )
+    return text
+
+
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and 0 < int(text) <= MOST_PROCESSES):
         raise argparse.ArgumentTypeError(f"wanted a number from 1 to {MOST_PROCESSES}, found {text!r}")
@@ -194,7 +210,11 @@ def _add_explain(commands: Any) -> None:
     command.add_argument("direction", choices=("in", "out", "serve"), help="seen from this machine")
     command.add_argument("service", metavar="SERVICE", help="its name; any for a lookup that names none")
     command.add_argument(
-        "target", metavar="URI|PEER", nargs="?", help="out: where to [default: as a lookup]; in: the caller"
+        "target",
+        metavar="URI|PEER",
+        type=_without_secret,
+        nargs="?",
+        help="out: where to [default: as a lookup]; in: the caller",
     )
     command.add_argument(
         "--as",
@@ -240,6 +260,14 @@ def _add_learn(commands: Any) -> None:
 
 def _add_env(commands: Any) -> None:
     _add_json(_add(commands, "env", "print the lines that a client exports", _late("status", "run_env")))
+
+
+def _add_passwd(commands: Any) -> None:
+    command = _add(commands, "passwd", "set the password of a user for logins of callers", _late("passwd"))
+    command.add_argument("file", metavar="FILE", help="the file that auth.password_file names")
+    command.add_argument("user", metavar="USER", help="whose; rules call them login:USER")
+    command.add_argument("--stdin", action="store_true", help="read it from standard input, a line, and ask nobody")
+    command.add_argument("--delete", action="store_true", help="take the user out instead")
 
 
 def _add_psk(commands: Any) -> None:

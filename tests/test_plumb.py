@@ -14,6 +14,7 @@ from plumberd import plumb
 from tests.fake_broker import grant, refuse, send
 from tests.plumb_case import PlumbTestCase, answer_with
 from tests.support import DEADLINE_SECONDS, in_thread, read_all, until
+from tests.tables import each
 
 DATA = random.Random(1).randbytes(5 << 20)
 STATUS = {
@@ -82,6 +83,26 @@ class Connect(PlumbTestCase):
         routes = "authd tls://user@passwd:example.com:9000/authd"
         await self.finished("connect", "authd", environ={"IPC_NETWORKD": routes, "IPC_RUNDIR": rundir})
         self.assertEqual(self.requests, [{"op": "lookup", "service": "authd", "routes": routes}])
+
+    @each(
+        ("connect", ("connect", "tls://user:hunter2@h.example/authd")),
+        ("the_first_documents_form", ("connect", "tls://user@hunter2:h.example:9001/authd")),
+        ("exec", ("exec", "tls://user:hunter2@h.example/authd", "--", "true")),
+        ("fdpass", ("fdpass", "wss://user:hunter2@h.example/authd")),
+        ("explain", ("explain", "out", "authd", "tls://user:hunter2@h.example/authd")),
+        ("one_that_is_no_uri", ("connect", "tls://user:hunter2@h.example:99999/authd")),
+    )
+    def test_a_password_on_the_command_line_is_refused(self, _: str, words: tuple[str, ...]) -> None:
+        rundir = self.serving(lambda sock: None)
+        status, out, err = self.ran("--rundir", rundir, *words)
+        self.assertEqual((status, out, self.requests), (2, "", []))
+        self.assertIn("shows in ps: write the URI into $IPC_NETWORKD", err)
+        self.assertNotIn("hunter2", err)
+
+    async def test_a_user_alone_is_not(self) -> None:
+        rundir = self.serving(lambda sock: None)
+        await self.finished("--rundir", rundir, "connect", "tls://build@h.example/authd")
+        self.assertEqual(self.requests, [{"op": "lookup", "uri": "tls://build@h.example/authd"}])
 
     async def test_a_connection_that_breaks_is_status_2(self) -> None:
         def answer(sock: socket.socket, request: dict[str, Any]) -> None:

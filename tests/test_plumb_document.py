@@ -16,6 +16,7 @@ from unittest import mock
 
 from plumberd.commands.output import ERROR, OK, REFUSED
 from plumberd.plumb import parser
+from plumberd.pure.passwords import Cost, Entry, format_entry
 from plumberd.pure.policy.assertion import parse_assertions
 from tests.fake_broker import frame, send
 from tests.plumb_case import PlumbTestCase
@@ -191,7 +192,14 @@ class Examples(PlumbTestCase):
         os.chdir(folder)
         (configuration,), (assertions,) = fenced("toml"), fenced("plumb-test")
         log = "".join(json.dumps(record) + "\n" for record in LOG)
-        for name, text in (("plumberd.toml", configuration), ("policy.test", assertions), ("audit.jsonl", log)):
+        bob = format_entry(Entry("bob", Cost(), bytes(16), bytes(32))) + "\n"
+        files = (
+            ("plumberd.toml", configuration),
+            ("policy.test", assertions),
+            ("audit.jsonl", log),
+            ("passwords", bob),
+        )
+        for name, text in files:
             with open(name, "w", encoding="utf-8") as file:
                 file.write(text)
             os.chmod(name, 0o644)

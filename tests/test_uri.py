@@ -14,6 +14,7 @@ from plumberd.pure.uri import (
     Uri,
     UriError,
     format_uri,
+    has_password,
     mask,
     parse_host,
     parse_port,
@@ -309,6 +310,26 @@ class Properties(SynchronousTestCase):
 
 
 SECRET = "hunter2"
+
+
+class Secrets(SynchronousTestCase):
+    @each(
+        ("tls://user:hunter2@h/x", True),
+        ("tls://user@hunter2:h:9000/x", True),
+        ("tls://user:@h/x", True),
+        ("tls://user:hunter2@h:99999/x", True),
+        ("tls://user@hunter2:h:99999/x", True),
+        ("gopher://user:hunter2@h", True),
+        ("tls://user@h:9000/x", False),
+        ("tls://user@h:99999/x", False),
+        ("tls://user@[::1]:99999/x", False),
+        ("tls://h:9000/x", False),
+        ("tls://h:99999/x", False),
+        ("pong", False),
+        ("user:hunter2", False),
+    )
+    def test_whether_a_password_stands_in_it(self, text: str, has: bool) -> None:
+        self.assertIs(has_password(text), has)
 
 
 class Mask(SynchronousTestCase):

@@ -33,9 +33,7 @@ FRAMINGS = ("raw", "libipc-2019", "libipc-2020", "libipc-2023", "libipc-zig")
 
 _OPTIONS = {"tcp": ("framing",), "unix": ("framing",), "tls": ("framing", "alpn")}
 
-OPTIONS: dict[str, frozenset[str]] = {
-    scheme: frozenset(_OPTIONS.get(scheme, ())) for scheme in SCHEMES
-}
+OPTIONS: dict[str, frozenset[str]] = {scheme: frozenset(_OPTIONS.get(scheme, ())) for scheme in SCHEMES}
 """The options that each scheme knows (``?name=value``). An unknown one is a mistake, never ignored."""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*\Z")  # RFC 3986, 3.1
@@ -115,6 +113,15 @@ def parse_uri(text: str) -> Uri:
 def format_uri(uri: Uri) -> str:
     """Print *uri* with its password, for the wire; :func:`parse_uri` reads it back as the same value."""
     return _print(uri, secret=True)
+
+
+def has_password(text: str) -> bool:
+    """Tell whether a password stands in *text*; of what cannot be parsed, whether one may have been meant."""
+    try:
+        return parse_uri(text).password is not None
+    except UriError:
+        user, at, host = text.partition("://")[2].rpartition("@")
+        return bool(at) and (":" in user or (host.count(":") > 1 and not host.startswith("[")))
 
 
 def mask(text: str) -> str:
