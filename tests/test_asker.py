@@ -38,6 +38,7 @@ MEMBERS: dict[str, dict[str, Any]] = {
     "serve": {"service": "pong"},
     "ss": {},
     "kill": {"connection": "1"},
+    "whois": {"token": "plumberd-0"},
 }
 """What makes sense for each operation but the lookup."""
 
