@@ -124,6 +124,23 @@ class Registered(ExamplesTestCase):
         self.assertRegex(service.output, r"^pongd: denied: .*\n$")
 
 
+class WhoAmI(ExamplesTestCase):
+    """The service that asks who calls."""
+
+    def said(self, rundir: str, routes: str | None = None) -> str:
+        with client.connect("whoami", routes, rundir=rundir) as sock:
+            sock.settimeout(DEADLINE_SECONDS)
+            with sock.makefile("r") as stream:
+                return stream.read()
+
+    def test_a_caller_is_told_whence_it_came_and_a_local_program_its_uid(self) -> None:
+        near, far, uri = self.brokers("whoami")
+        self.service("whoami.py", far)
+        wanted = "you are nobody in particular, by tcp from 127.0.0.1; 1: allow in whoami tcp:127.0.0.1 let you in\n"
+        self.assertEqual(self.said(near, f"whoami {uri}/whoami"), wanted)
+        self.assertEqual(self.said(far), f"you are uid {os.geteuid()} of this machine\n")
+
+
 class AnyGeneration(ExamplesTestCase):
     """One service for all, and clients that speak as each generation's programs do."""
 
