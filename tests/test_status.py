@@ -12,8 +12,9 @@ from plumberd.effects.audit import Outcome
 from plumberd.pure.admission import FairQueue
 from plumberd.pure.modes import Mode
 from plumberd.pure.policy.decide import Policy
+from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.route import Routes, parse_redirect, parse_route
-from plumberd.pure.policy.rule import Direction, parse_rule
+from plumberd.pure.policy.rule import parse_rule
 from plumberd.pure.who import LocalWho
 from plumberd.wiring import status
 from plumberd.wiring.core import Core, make_core
