@@ -27,6 +27,12 @@ _ffi: Any = SSL._ffi  # type: ignore[attr-defined]
 GROUPS = b"X25519:P-256:P-384"
 """The first is tried first. OpenSSL's own favourite, X25519MLKEM768, costs a tenth to a quarter of all handshakes."""
 
+# Looked up once: they are called for every record.
+_read_one = _lib.SSL_read
+_write_all = _lib.SSL_write
+_clear_error = _lib.ERR_clear_error
+_get_error = _lib.SSL_get_error
+
 EOF_REASON = _lib.SSL_R_UNEXPECTED_EOF_WHILE_READING
 
 ALERT_REASONS = 1000
@@ -87,7 +93,7 @@ def prepare_context(context: SSL.Context, groups: bytes = GROUPS) -> None:
     :raises ValueError: where OpenSSL knows none of the groups.
     """
     if _lib.SSL_CTX_set1_curves_list(_raw(context), groups) != 1:
-        _lib.ERR_clear_error()
+        _clear_error()
         raise ValueError(f"OpenSSL does not know the groups {groups.decode()}")
     _lib.SSL_CTX_set_max_early_data(_raw(context), 0)
 
@@ -105,7 +111,7 @@ def set_signature_algorithms(context: SSL.Context, names: bytes) -> None:
     :raises ValueError: where OpenSSL knows one of them not.
     """
     if _lib.SSL_CTX_set1_sigalgs_list(_raw(context), names) != 1:
-        _lib.ERR_clear_error()
+        _clear_error()
         raise ValueError(f"OpenSSL does not know the signature algorithms {names.decode()}")
 
 
@@ -136,7 +142,7 @@ def do_handshake(ssl: Any) -> Want | None:
     :raises OSError: the socket is broken.
     :raises TlsFault: it has failed.
     """
-    _lib.ERR_clear_error()
+    _clear_error()
     result = _lib.SSL_do_handshake(ssl)
     return None if result == 1 else _reason_to_wait(ssl, result)
 
@@ -147,20 +153,19 @@ def read(ssl: Any, buffer: Buffer) -> tuple[int, Want | None, OSError | None]:
     :return: how many bytes; and why it stopped: it waits, or it failed, which is only told once. Neither
         where the buffer is full or, with no bytes, at the orderly end.
     """
-    _lib.ERR_clear_error()
+    _clear_error()
     at, size = buffer.end, len(buffer.view)
     pointer, count = buffer.pointer, 0
-    read_one = _lib.SSL_read
     begin = at
     while at < size:
-        count = read_one(ssl, pointer + at, size - at)
+        count = _read_one(ssl, pointer + at, size - at)
         if count <= 0:
             break
         at += count
     buffer.end = at
     if count > 0:
         return at - begin, None, None
-    if _lib.SSL_get_error(ssl, count) == _lib.SSL_ERROR_ZERO_RETURN:
+    if _get_error(ssl, count) == _lib.SSL_ERROR_ZERO_RETURN:
         return at - begin, None, None
     try:
         return at - begin, _reason_to_wait(ssl, count), None
@@ -176,8 +181,8 @@ def write(ssl: Any, buffer: Buffer) -> Want | None:
     :raises OSError: the socket is broken.
     :raises TlsFault: TLS is.
     """
-    _lib.ERR_clear_error()
-    result = _lib.SSL_write(ssl, buffer.pointer + buffer.start, buffer.end - buffer.start)
+    _clear_error()
+    result = _write_all(ssl, buffer.pointer + buffer.start, buffer.end - buffer.start)
     return None if result > 0 else _reason_to_wait(ssl, result)
 
 
@@ -187,7 +192,7 @@ def close_notify(ssl: Any) -> Want | None:
     :raises OSError: the socket is broken.
     :raises TlsFault: TLS is.
     """
-    _lib.ERR_clear_error()
+    _clear_error()
     result = _lib.SSL_shutdown(ssl)
     return None if result >= 0 else _reason_to_wait(ssl, result)
 
@@ -325,7 +330,7 @@ def _number(ssl: Any) -> int:
 
 
 def _reason_to_wait(ssl: Any, result: int) -> Want:
-    kind = _lib.SSL_get_error(ssl, result)
+    kind = _get_error(ssl, result)
     if kind == _lib.SSL_ERROR_WANT_READ:
         return Want.READ
     if kind == _lib.SSL_ERROR_WANT_WRITE:
@@ -337,7 +342,7 @@ def _fault(kind: int) -> OSError:
     """Make an exception of the last error; what is queued of it is taken."""
     number = _ffi.errno
     error = _lib.ERR_get_error()
-    _lib.ERR_clear_error()
+    _clear_error()
     if error == 0 or kind == _lib.SSL_ERROR_SYSCALL:
         if number:
             return OSError(number, os.strerror(number))
