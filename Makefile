@@ -5,7 +5,7 @@ BIN = .venv/bin
 TRIAL ?= $(BIN)/python -m twisted.trial
 TESTS ?= tests
 
-.PHONY: demo run test lint coverage bench install uninstall clean
+.PHONY: demo run test lint coverage bench bench-tls install uninstall clean
 
 # The cache of Twisted's plugins is written now, by who installs: another user could not, and twistd would say so.
 .venv/ready: setup.cfg pyproject.toml
@@ -37,6 +37,10 @@ coverage: .venv/ready
 bench: .venv/ready
 	gcc -O2 -Wall -Wextra -pthread -o bench/load bench/load.c
 	$(BIN)/python bench/bench.py
+
+bench-tls: .venv/ready
+	gcc -O2 -Wall -Wextra -pthread -o bench/load bench/load.c
+	$(BIN)/python bench/tls.py
 
 install:
 	$(PYTHON) -m pip install .
