@@ -50,3 +50,9 @@ class Judged(SynchronousTestCase):
         who = RemoteWho("tls", ipaddress.ip_address("192.0.2.7"), 1, proved)
         self.assertEqual(who.subject, Subject(Standing.REMOTE, words=proved))
         self.assertEqual(RemoteWho("tcp", None).subject, Subject(Standing.REMOTE))
+
+
+class Proved(SynchronousTestCase):
+    def test_a_caller_prints_with_what_it_has_proved(self) -> None:
+        who = RemoteWho("tls", ipaddress.ip_address("192.0.2.7"), 5, frozenset(("psk:laptop", "login:carol")))
+        self.assertEqual(str(who), "tls:192.0.2.7:5 login:carol psk:laptop")

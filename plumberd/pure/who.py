@@ -62,6 +62,7 @@ class RemoteWho:
         return Subject(Standing.REMOTE, words=self.identities)
 
     def __str__(self) -> str:
+        proved = f" {' '.join(sorted(self.identities))}" if self.identities else ""
         if self.address is None:
-            return f"{self.scheme} peer without address"
-        return f"{self.scheme}:{show_host(str(self.address))}:{self.port}"
+            return f"{self.scheme} peer without address{proved}"
+        return f"{self.scheme}:{show_host(str(self.address))}:{self.port}{proved}"
