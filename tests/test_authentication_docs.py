@@ -14,7 +14,6 @@ from plumberd.pure.login import CARRYING, login_for
 from plumberd.pure.names import SCHEMES
 from plumberd.pure.passwords import (
     LEAST_MEMORY_BYTES,
-    MOST_COSTS,
     MOST_MEMORY_BYTES,
     MOST_WORK_BYTES,
     PASSWORD_BYTES,
@@ -88,9 +87,9 @@ class Document(ConfiguredTestCase):
         ("The password file", f"1 to {PASSWORD_BYTES} bytes"),
         (
             "The password file",
-            f"at most {MOST_MEMORY_BYTES >> 20} MiB of memory and {MOST_WORK_BYTES >> 20} MiB in all",
+            f"at most {MOST_MEMORY_BYTES >> 20} MiB of memory",
         ),
-        ("The password file", f"at most {MOST_COSTS} different ones"),
+        ("The password file", f"at most {MOST_WORK_BYTES >> 20} MiB"),
         ("Certificates", f"(the first {MOST_NAMES})"),
         ("Limits, and equal time", f"{WAITING_PER_ADDRESS} of each; more are `busy`"),
         ("Limits, and equal time", f"with {Limits().login_failures_per_minute} failures within a minute"),
