@@ -42,7 +42,7 @@ RFC_7914 = (
 """Section 12: ``pleaseletmein``, salted with ``SodiumChloride``, N=16384, r=8, p=1."""
 
 USERS = st.from_regex(r"(?!#)[!-9;-~]{1,255}", fullmatch=True)
-COSTS = st.builds(Cost, st.integers(14, 16), st.integers(8, 16), st.integers(1, 2))
+COSTS = st.builds(Cost, st.integers(14, 15), st.integers(8, 10), st.integers(1, 2))
 ENTRIES = st.builds(Entry, USERS, COSTS, st.binary(min_size=8, max_size=64), st.binary(min_size=16, max_size=64))
 
 
