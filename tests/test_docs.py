@@ -391,7 +391,7 @@ class Operations(ServingTestCase):
             nested = [
                 one for value in told.values() if isinstance(value, list) for one in value if isinstance(one, dict)
             ]
-            self.assertEqual(bool(nested), op in ("status", "explain", "why", "ss"), op)
+            self.assertEqual(bool(nested), op in ("status", "explain", "why", "ss", "reload"), op)
             self.documented("Answers", [*told, *(key for one in nested for key in one)])
         listener.close()
 
