@@ -71,9 +71,9 @@ class Configuration(TestTestCase):
         self.assertTrue(out.endswith("1 assertion, 1 failed\n"))
 
     def test_what_the_rules_grant_and_this_version_cannot_do_is_granted(self) -> None:
-        rule = 'rules = ["allow out pong tls:pong.example.com:9000 for user:root"]\n[default]\nout = "deny"\n'
+        rule = 'rules = ["allow out pong ws:pong.example.com:80 for user:root"]\n[default]\nout = "deny"\n'
         config = write_configuration(self.folder(), rule)
-        line = "granted out pong tls://pong.example.com:9000/pong as user:root"
+        line = "granted out pong ws://pong.example.com/pong as user:root"
         self.assertEqual(self.ran("test", self.file(line), "--config", config)[0], 0)
         self.assertEqual(self.ran("test", self.file(line.replace("granted", "refused")), "--config", config)[0], 1)
         self.assertEqual(self.ran("test", self.file(line + " mode relayed"), "--config", config)[0], 1)
