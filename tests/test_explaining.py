@@ -21,13 +21,14 @@ from plumberd.pure.policy.route import Choice, Routes, parse_redirect, parse_rou
 from plumberd.pure.policy.subject import Standing, Subject
 from plumberd.pure.refusals import REASON_BYTES, Refusal, Refused
 from plumberd.wiring import explaining as module
+from plumberd.wiring import reach
 from plumberd.wiring.explaining import asked_of, explain_offline, subject_as
 from plumberd.wiring.service import PlumberdService
 from plumberd.wiring.settings import Settings
 from tests.children import needs_root
 from tests.clients import NO_NETWORK, Client, ClientTestCase, user
 from tests.running import RunningTestCase, leading, leading_first, noting, rules_of
-from tests.support import in_thread, native_ask
+from tests.support import dial, in_thread, native_ask, native_frame, native_read, read_exactly
 from tests.tables import PROPERTY, each
 from tests.test_inbound import PLAIN, TcpdTestCase
 
@@ -224,6 +225,7 @@ class ExplainingTestCase(RunningTestCase):
 
     def setUp(self) -> None:
         super().setUp()
+        self.patch(reach, "SERVED", ("tcp", "tls", "unix"))
         self.asked: list[int] = []
         self.port = self.serve_tcp(noting(self.asked, 1))
 
@@ -351,6 +353,27 @@ class AgreementOfCallers(TcpdTestCase, ExplainingTestCase):
             )
         else:
             self.assertEqual((explained["word"], explained["reason"]), (outcome.verdict, outcome.reason))
+
+
+class AgreementOfServed(TcpdTestCase, ExplainingTestCase):
+    """Who has claimed a service is handed its callers' own sockets."""
+
+    @each(("auto", Mode.AUTO), ("relayed", Mode.RELAYED), ("direct", Mode.DIRECT))
+    async def test_a_caller_is_handed_over_as_was_explained(self, _: str, handover: Mode) -> None:
+        service = self.start(("allow serve mine", "allow in mine any"), {}, {}, tcpd=(PLAIN,), handover=handover)
+        claimant = self.owned(dial(service.settings.rundir, "plumberd"))
+        claimant.sendall(native_frame({"op": "serve", "service": "mine"}))
+        self.assertTrue((await in_thread(native_read, claimant))[0]["ok"])
+        explained = await self.explain(service, direction="in", service="mine", peer="tcp:127.0.0.1")
+        with self.call(service) as sock:
+            sock.sendall(b"mine")
+            self.assertEqual(await in_thread(read_exactly, sock, 2), b"ok")
+            accepted, fds = await in_thread(native_read, claimant)
+            for fd in fds:
+                os.close(fd)
+        self.assertEqual((explained["granted"], explained["mode"]), (True, accepted["mode"]))
+        claimant.close()
+        await self.wait_until_idle(service)
 
 
 class Asking(ExplainingTestCase):
