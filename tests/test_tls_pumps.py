@@ -10,12 +10,14 @@ import ssl
 import struct
 from collections.abc import Callable
 
+from twisted.trial.unittest import SynchronousTestCase
+
 from plumberd.effects.kernel import unread_bytes
 from plumberd.effects.openssl import Want
 from plumberd.effects.poll import ERR, HUP, IN, OUT
 from plumberd.effects.pumps import NOTHING
 from plumberd.effects.relay import Relay
-from plumberd.effects.tls_pumps import KEPT, BufferPool, make_tls_pumps
+from plumberd.effects.tls_pumps import KEPT, MOST_LARGE, BufferPool, make_tls_pumps
 from plumberd.effects.tls_wire import Wire
 from tests.support import in_thread, is_reset, read_all, read_exactly, until
 from tests.tables import each
@@ -499,7 +501,7 @@ class Pumps(TlsTestCase):
         self.assertGreater(taken, 0)
 
 
-class Pool(TlsTestCase):
+class Pool(SynchronousTestCase):
     def test_it_lends_the_same_buffer_again_and_empty(self) -> None:
         pool = BufferPool(100)
         one = pool.take()
@@ -509,10 +511,21 @@ class Pool(TlsTestCase):
         self.assertIs(again, one)
         self.assertEqual((again.start, again.end, len(again.view)), (0, 0, 100))
 
-    def test_it_keeps_a_few_alone(self) -> None:
-        pool = BufferPool(10)
-        lent = [pool.take() for _ in range(KEPT + 5)]
+    def test_it_keeps_a_few_of_each_kind_alone(self) -> None:
+        pool = BufferPool(20, 10)
+        lent = [pool.take() for _ in range(MOST_LARGE * 2)]
         for one in lent:
             pool.give_back(one)
-        taken = [pool.take() for _ in range(KEPT + 5)]
-        self.assertEqual(sum(one in taken for one in lent), KEPT)
+        taken = [pool.take() for _ in range(MOST_LARGE * 2)]
+        self.assertEqual(sum(one in lent for one in taken), 2 * KEPT)
+
+    def test_large_ones_are_lent_as_long_as_few_are_out(self) -> None:
+        pool = BufferPool(20, 10)
+        lent = [pool.take() for _ in range(MOST_LARGE)]
+        self.assertEqual({len(one.view) for one in lent}, {20})
+        small = pool.take()
+        self.assertEqual(len(small.view), 10)
+        pool.give_back(small)
+        self.assertEqual(len(pool.take().view), 10)
+        pool.give_back(lent[0])
+        self.assertEqual(len(pool.take().view), 20)

@@ -18,10 +18,15 @@ from plumberd.effects.poll import OUT
 from plumberd.effects.pumps import NOTHING, Pump
 from plumberd.effects.tls_wire import Wire
 
-BUFFER_BYTES = 64 * 1024
-"""Four records' worth: more gains nothing that could be measured, and each relay that stands still holds up to two."""
+LARGE_BYTES = 256 * 1024
+"""Sixteen records: each turn of Python costs as much as one of them."""
+
+SMALL_BYTES = 64 * 1024
+MOST_LARGE = 64
+"""So many large buffers are out at once, then small ones: a relay whose reader stands still holds one all the time."""
 
 KEPT = 32
+"""So many of each kind are kept while nobody has them."""
 
 RECORD_BYTES = 16384  # RFC 8446, 5.1
 
@@ -29,21 +34,28 @@ _SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
 class BufferPool:
-    """Lends buffers; keeps up to :data:`KEPT` empty ones."""
+    """Lends buffers, large ones as long as few are out."""
 
-    def __init__(self, size: int = BUFFER_BYTES) -> None:
-        self._size = size
-        self._free: list[Buffer] = []
+    def __init__(self, large: int = LARGE_BYTES, small: int = SMALL_BYTES) -> None:
+        self._sizes = small, large
+        self._free: tuple[list[Buffer], list[Buffer]] = [], []
+        self._large_out = 0
 
     def take(self) -> Buffer:
         """Return an empty buffer."""
-        return self._free.pop() if self._free else Buffer(self._size)
+        large = self._large_out < MOST_LARGE
+        self._large_out += large
+        free = self._free[large]
+        return free.pop() if free else Buffer(self._sizes[large])
 
     def give_back(self, buffer: Buffer) -> None:
         """Take one back; what is in it is forgotten."""
-        if len(self._free) < KEPT:
+        large = len(buffer.view) == self._sizes[1]
+        self._large_out -= large
+        free = self._free[large]
+        if len(free) < KEPT:
             buffer.start = buffer.end = 0
-            self._free.append(buffer)
+            free.append(buffer)
 
 
 class _Buffered(Pump):
