@@ -293,3 +293,13 @@ class Stopped(RelayTestCase):
         await until(lambda: self.ended)
         self.assertLess(real_reactor.seconds() - began, 5)
         self.assertEqual(len(await in_thread(peer.recv, 10)), 10)
+
+    async def test_a_peer_that_resets_while_its_side_is_held_leaves_no_timer(self) -> None:
+        """Letting go of what was held ends it: there is nothing left to wait for."""
+        peer, service, relay = self.relay(hold_seconds=10)
+        peer.shutdown(socket.SHUT_WR)
+        self.assertEqual(await in_thread(read_all, service), b"")
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        peer.close()
+        await until(lambda: self.ended)
+        self.assertEqual((relay.ending, relay._timer), ("reset by left", None))

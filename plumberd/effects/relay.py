@@ -254,7 +254,7 @@ class Relay:
                 other.shutdown(socket.SHUT_RD)
             if self._held:
                 self._release()
-            if self._timer is None:
+            if self._timer is None and not self._closing:  # letting go of what was held may have ended it
                 self._timer = self._clock.callLater(DRAIN_SECONDS, self.abort)
 
     def _check_hung_up(self) -> None:
