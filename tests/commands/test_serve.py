@@ -67,6 +67,12 @@ class Processes(PlumbTestCase):
         self.addCleanup(children.end)
         return children
 
+    def connection(self) -> tuple[socket.socket, socket.socket]:
+        """Return both ends of one, the second blocking, as it is handed over."""
+        left, right = self.pair()
+        right.setblocking(True)
+        return left, right
+
     async def ended(self, children: Children) -> None:
         def is_over() -> bool:
             children.reap()
@@ -76,7 +82,7 @@ class Processes(PlumbTestCase):
 
     async def test_each_has_its_connection_on_0_and_1_and_no_other_descriptor(self) -> None:
         children = self.children("sh", "-c", "cat; ls /proc/self/fd; echo $PLUMB_SERVICE $STALE$TCPLOCALHOST")
-        left, right = self.pair()
+        left, right = self.connection()
         os.set_inheritable(left.fileno(), True)  # and yet it is not inherited
         children.start(right, TOLD)
         self.assertEqual((right.fileno(), len(children)), (-1, 1))
@@ -90,7 +96,7 @@ class Processes(PlumbTestCase):
         self.owned(kept)
         with control:
             children = self.children("sh", "-c", f"printf x >&${VARIABLE}", environ={VARIABLE: str(control.fileno())})
-            children.start(self.pair()[1], {})
+            children.start(self.connection()[1], {})
             self.assertEqual(await in_thread(kept.recv, 9), b"x")
             await self.ended(children)
 
@@ -98,7 +104,7 @@ class Processes(PlumbTestCase):
         with contextlib.redirect_stderr(io.StringIO()) as said:
             children = self.children("sh", "-c", f"echo none: ${VARIABLE}", environ={VARIABLE: "5000"})
         self.assertIn("no such descriptor", said.getvalue())
-        left, right = self.pair()
+        left, right = self.connection()
         children.start(right, {})
         self.assertEqual(await in_thread(read_all, left), b"none:\n")
         await self.ended(children)
@@ -113,7 +119,7 @@ class Processes(PlumbTestCase):
 
     async def test_they_are_asked_to_end(self) -> None:
         children = self.children("sh", "-c", "echo up; exec sleep 600")
-        left, right = self.pair()
+        left, right = self.connection()
         children.start(right, TOLD)
         self.assertEqual(await in_thread(left.recv, 9), b"up\n")
         children.end()
