@@ -32,7 +32,7 @@ class Configured(ProcessTestCase):
         for said in (
             f"run directory {self.rundir}",
             "rule 1: allow out ping any",
-            "rule 2: deny out pong any",
+            "plumberd.toml:2): deny out pong any",
             "default in=deny out=deny",
         ):
             self.assertIn(said, broker.output)
