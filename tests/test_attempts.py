@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from plumberd.pure.address import account_of_address
 from plumberd.pure.attempts import (
     DELAYS_SECONDS,
     FREE_FAILURES,
     REMEMBERED,
     WINDOW_SECONDS,
     Attempts,
-    account_of_address,
 )
 from tests.tables import PROPERTY, each
 

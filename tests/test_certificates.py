@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from plumberd.pure import certificates
 from plumberd.pure.certificates import CertificateError
+from plumberd.pure.identities import MOST_NAMES
 from plumberd.pure.tls import parse_pin
 from tests.issued import DAY, NOW, Issued, ec_key, key_pem, root, rsa_key, with_sha1
 from tests.tables import PROPERTY, each
@@ -182,7 +183,7 @@ class Contents(SynchronousTestCase):
         self.assertEqual(sorted(certificates.identities(issued.certificate)), wanted.split())
 
     def test_few_names_count(self) -> None:
-        names = [f"n{number}.example" for number in range(certificates.MOST_NAMES + 1)]
+        names = [f"n{number}.example" for number in range(MOST_NAMES + 1)]
         found = certificates.identities(ROOT.issue(*names).certificate)
         self.assertEqual(found, {f"cert:{name}" for name in names[:-1]})
 

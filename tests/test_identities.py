@@ -13,8 +13,9 @@ from tests.tables import PROPERTY, each
 
 class Certified(SynchronousTestCase):
     @each(
-        ("names", ("a.example", "B.Example."), (), {"cert:a.example", "cert:b.example"}),
-        ("a_wildcard", ("*.example.com",), (), {"cert:*.example.com"}),
+        ("names", ("a.example", "B.Example"), (), {"cert:a.example", "cert:b.example"}),
+        ("a_wildcard", ("*.example.com",), (), set()),
+        ("what_a_rule_would_read_otherwise", ("a.example.", "%61.example", "[::1]"), (), set()),
         ("a_spiffe_id", (), ("spiffe://example.org/web",), {"spiffe://example.org/web"}),
         ("both", ("a.example",), ("spiffe://example.org/web",), {"cert:a.example", "spiffe://example.org/web"}),
         ("two_spiffe_ids", ("a.example",), ("spiffe://a.example/x", "spiffe://b.example/x"), {"cert:a.example"}),

@@ -6,12 +6,12 @@ import socket
 
 from plumberd.effects.tls_wire import Wire
 from plumberd.pure.refusals import Refusal, Refused
-from plumberd.pure.tls import PeerSettings, TlsSettings
+from plumberd.pure.tls import TlsSettings
 from plumberd.pure.uri import Uri, parse_uri
 from plumberd.wiring.service import PlumberdService
 from plumberd.wiring.tls_dial import TlsDial
 from tests.support import in_thread, until
-from tests.test_inbound_tls import LISTEN, TlsTestCase, trusting
+from tests.test_inbound_tls import LISTEN, TlsTestCase
 
 
 class TlsDialTestCase(TlsTestCase):

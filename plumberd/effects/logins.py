@@ -23,8 +23,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from plumberd.effects.checkers import THREADS, Checker, InThreads, Threads, make_checkers
+from plumberd.pure.address import account_of_address
 from plumberd.pure.admission import Admission, FairQueue
-from plumberd.pure.attempts import Attempts, account_of_address
+from plumberd.pure.attempts import Attempts
 from plumberd.pure.host import IPAddress
 from plumberd.pure.login import LoginSettings
 from plumberd.pure.plumb_handshake import Login

@@ -111,6 +111,15 @@ def unwrap(address: IPAddress) -> Iterator[IPAddress]:
         yield ipaddress.IPv4Address(number & 0xFFFFFFFF)
 
 
+def account_of_address(address: IPAddress | None) -> str:
+    """Return on whose account what *address* does is: its own; an IPv6 /64 is one, and so is all that has none."""
+    if address is None:
+        return "no address"
+    if address.version == 6:
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
+
+
 def _nat64_local(packed: bytes) -> Iterator[IPAddress]:
     """Yield what a prefix of 48, 56, 64 or 96 bits makes of an address (RFC 6052, 2.2; byte 8 is skipped)."""
     for four in (packed[6:8] + packed[9:11], packed[7:8] + packed[9:12], packed[9:13]):

@@ -10,10 +10,7 @@ forgotten first.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 from collections import OrderedDict, deque
-
-from plumberd.pure.host import IPAddress
 
 WINDOW_SECONDS = 60.0
 """For how long a failure counts."""
@@ -65,15 +62,6 @@ class Attempts:
 
 _Failures = OrderedDict[str | bytes, deque[float]]
 """Who failed when, the last of all at the end."""
-
-
-def account_of_address(address: IPAddress | None) -> str:
-    """Return on whose account attempts of *address* are: its own; an IPv6 /64 is one, and so is all that has none."""
-    if address is None:
-        return "no address"
-    if address.version == 6:
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return str(address)
 
 
 def _key(user: str) -> bytes:

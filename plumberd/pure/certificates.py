@@ -6,7 +6,6 @@ What is asked of others is asked of ourselves: RSA keys of 2048 bits, curves of
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import re
@@ -17,8 +16,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from plumberd.pure.host import parse_host
-from plumberd.pure.policy.subject import ConditionError, parse_condition
+from plumberd.pure.identities import certified
 from plumberd.pure.refusals import printable
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
@@ -30,9 +28,6 @@ FILE_BYTES = 1 << 20
 
 TRUST_BYTES = 16 << 20
 """Longest file of authorities, or of revocation lists."""
-
-MOST_NAMES = 100
-"""So many names of a caller's certificate count; each is compared with rules."""
 
 CHAIN = 10
 """Most certificates in a chain: OpenSSL sends what it is given, and others stop reading at 100 KiB."""
@@ -181,21 +176,8 @@ def uris(certificate: x509.Certificate) -> tuple[str, ...]:
 
 
 def identities(certificate: x509.Certificate) -> frozenset[str]:
-    """Return what it proves, as conditions of rules are written: ``cert:example.com``, ``spiffe://example.com/db``.
-
-    It has to have been verified. A name with ``*`` proves none: whoever has it may be anybody below. Nor does
-    a SPIFFE ID beside another URI (X509-SVID, 2).
-    """
-    proved = set()
-    for name in dns_names(certificate)[:MOST_NAMES]:
-        with contextlib.suppress(ValueError):
-            if parse_host(name) == name.lower():  # what a rule's host is read from may say less than it means
-                proved.add(str(parse_condition(f"cert:{name.lower()}")))
-    found = uris(certificate)
-    if len(found) == 1 and found[0].startswith("spiffe:"):
-        with contextlib.suppress(ConditionError):
-            proved.add(str(parse_condition(found[0])))
-    return frozenset(proved)
+    """Return what it proves, as conditions of rules are written. It has to have been verified."""
+    return certified(dns_names(certificate), uris(certificate))
 
 
 def kind(certificate: x509.Certificate) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from plumberd.pure.host import UriError, parse_host
 from plumberd.pure.policy.subject import ConditionError, parse_condition
 
 SPIFFE = "spiffe://"
@@ -15,10 +16,11 @@ MOST_NAMES = 64
 def certified(dns_names: Iterable[str], uris: Iterable[str]) -> frozenset[str]:
     """Return the identities in a certificate that was verified.
 
-    A name that no rule could say counts for nothing. A certificate has one SPIFFE ID, and with it no
-    other URI (X509-SVID, 2 and 5.2): with more of them it is nobody's.
+    A name that no rule could say counts for nothing, nor does one that says less than a rule would make
+    of it. One with ``*`` proves none: whoever has it may be anybody below. A certificate has one SPIFFE
+    ID, and with it no other URI (X509-SVID, 2 and 5.2): with more of them it is nobody's.
     """
-    words = [f"cert:{name}" for name in list(dns_names)[:MOST_NAMES]]
+    words = [f"cert:{name.lower()}" for name in list(dns_names)[:MOST_NAMES] if _is_plain(name)]
     found = list(uris)
     if len(found) == 1 and found[0].startswith(SPIFFE):
         words.append(found[0])
@@ -35,6 +37,13 @@ def logged_in(user: str) -> frozenset[str]:
     """Return the identity that a login proves."""
     word = _condition(f"login:{user}")
     return frozenset(() if word is None else (word,))
+
+
+def _is_plain(name: str) -> bool:
+    try:
+        return parse_host(name) == name.lower()
+    except UriError:
+        return False
 
 
 def _condition(text: str) -> str | None:

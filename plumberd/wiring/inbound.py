@@ -9,12 +9,12 @@ same, at the same time. The caller of a published service names none.
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from collections.abc import Callable
 
 from plumberd.effects.audit import Outcome
 from plumberd.effects.deadline import Deadlines
+from plumberd.pure.address import account_of_address
 from plumberd.pure.admission import Admission, FairQueue
 from plumberd.pure.handshake import called
 from plumberd.pure.modes import Mode
@@ -103,7 +103,7 @@ class Inbound:
 
     def begin(self) -> bool:
         """Count this caller and give it its deadline; tell whether it may go on."""
-        self._key = account_of(self.who)
+        self._key = account_of_address(self.who.address)
         if self.callers.handshakes.enter(self._key, None) is not Admission.NOW:
             places = self.callers.handshakes
             reason = f"handshakes={places.total}: so many are under way"
@@ -192,7 +192,8 @@ class Inbound:
         registration = self.core.registrations.find(way.local_service)
         if registration is not None and self.offer(registration):
             return
-        traveller = Traveller(account_of(self.who), caller=self.who, rule=self.rule, hops=self.hops + 1)
+        account = account_of_address(self.who.address)
+        traveller = Traveller(account, caller=self.who, rule=self.rule, hops=self.hops + 1)
         self._approach = approach = Approach(
             self.core,
             name,
@@ -235,7 +236,7 @@ class Inbound:
         :raises Refused: ``busy``.
         """
         if not self._has_place:
-            self._account = account_of(self.who)
+            self._account = account_of_address(self.who.address)
             self.core.begin_relay(self._account)
             self._has_place = True
 
@@ -327,12 +328,3 @@ class Inbound:
         if self._has_place:
             self._has_place = False
             self.core.relay_places.leave(self._account)
-
-
-def account_of(who: RemoteWho) -> str:
-    """Return whose account a caller is on: its address; an IPv6 /64 is one."""
-    if who.address is None:
-        return "no address"
-    if who.address.version == 6:
-        return str(ipaddress.ip_network((who.address, 64), strict=False))
-    return str(who.address)

@@ -10,8 +10,8 @@ from plumberd.effects.tls_contexts import Inward, fault_of
 from plumberd.effects.tls_handshake import TlsHandshake
 from plumberd.effects.tls_pumps import make_tls_pumps
 from plumberd.effects.tls_wire import Wire
-from plumberd.pure.certificates import dns_names, uris
-from plumberd.pure.identities import certified, keyed, logged_in
+from plumberd.pure.certificates import identities
+from plumberd.pure.identities import keyed, logged_in
 from plumberd.pure.plumb_handshake import ALPN, GRANTED, MOST_HOPS, Called, Request, refusal
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.who import RemoteWho
@@ -242,4 +242,4 @@ def _proved(wire: Wire) -> frozenset[str]:
     if wire.psk_identity is not None:
         return keyed(wire.psk_identity)
     chain = wire.peer_chain  # verified, or the handshake had failed
-    return certified(dns_names(chain[0]), uris(chain[0])) if chain else frozenset()
+    return identities(chain[0]) if chain else frozenset()

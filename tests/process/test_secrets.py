@@ -27,7 +27,7 @@ class Secrets(ProcessTestCase):
 
     def run_plumb(self, *args: str, stdin: bytes = b"", **options: object) -> int:
         """Run a command, and keep what it printed."""
-        done = self.plumb(*args, stdin=stdin, **options)  # type: ignore[arg-type]
+        done = self.plumb(*args, stdin=stdin, **options)
         self.written += [(f"plumb {' '.join(args)}", done.stdout), (f"plumb {args} 2>", done.stderr)]
         return done.returncode
 
