@@ -141,6 +141,27 @@ class _Both(TlsTestCase):
         with self.assertRaises(BrokenPipeError):
             plain.send(b"x")
 
+    async def test_a_truncation_is_a_reset_for_a_plain_side_that_has_spoken(self) -> None:
+        peer, plain, _ = await self.relay(self.version, server=self.server)
+        plain.sendall(b"question")
+        self.assertEqual(await in_thread(peer.recv), b"question")
+        peer.sendall(b"half an ans")
+        peer.sock.shutdown(socket.SHUT_WR)
+        self.assertEqual(await in_thread(read_exactly, plain, 11), b"half an ans")
+        self.assertTrue(await in_thread(is_reset, plain))
+
+    async def test_an_orderly_end_is_none(self) -> None:
+        peer, plain, _ = await self.relay(self.version, server=self.server)
+        plain.sendall(b"question")
+        self.assertEqual(await in_thread(peer.recv), b"question")
+        peer.sendall(b"answer")
+        await in_thread(peer.end)
+        self.assertEqual(await in_thread(read_exactly, plain, 6), b"answer")
+        plain.shutdown(socket.SHUT_WR)
+        self.assertEqual(await in_thread(peer.recv), b"")
+        await until(lambda: self.ended)
+        self.assertFalse(await in_thread(is_reset, plain))
+
     async def test_what_stood_before_a_truncation_is_delivered(self) -> None:
         peer, plain, _ = await self.relay(self.version, server=self.server)
         data = random.Random(4).randbytes(3 * MIB)

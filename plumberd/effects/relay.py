@@ -286,6 +286,8 @@ class Relay:
         for pump in (self._forth, self._back):
             pump.drop()
         if not reset:
+            self._forth.settle()
+            self._back.settle()
             self._left.close()
             self._right.close()
             self._finish()

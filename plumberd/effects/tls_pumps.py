@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import socket
 
+from plumberd.effects.last_byte import LastByte
 from plumberd.effects.openssl import Buffer, Want
 from plumberd.effects.poll import OUT
 from plumberd.effects.pumps import NOTHING, Pump
@@ -142,14 +143,17 @@ class TlsWriter(_Buffered):
     def __init__(self, wire: Wire, source: socket.socket, sink: socket.socket, buffers: BufferPool) -> None:
         super().__init__(wire, source, sink, buffers)
         self._corks = sink.family != socket.AF_UNIX
+        # What TLS has cut off is to be no orderly end for whoever reads at the other end of a UNIX socket.
+        self._last = LastByte(source) if source.family == socket.AF_UNIX else None
 
     def _read(self, buffer: Buffer) -> int:
         try:
-            count = self.source.recv_into(buffer.view, 0, socket.MSG_DONTWAIT)
+            if self._last is not None:
+                return self._last.read_into(buffer)
+            buffer.end = self.source.recv_into(buffer.view, 0, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return NOTHING
-        buffer.end = count
-        return count
+        return buffer.end
 
     def empty(self) -> bool:
         """See :meth:`Pump.empty`."""
@@ -176,6 +180,11 @@ class TlsWriter(_Buffered):
         """See :meth:`Pump.pass_end`: close_notify; TCP stays open both ways until both directions have ended."""
         self._ending = True
         return self._wire.close_notify()
+
+    def settle(self) -> None:
+        """See :meth:`Pump.settle`."""
+        if self._last is not None:
+            self._last.take()
 
     def wants(self, sock: socket.socket, events: int) -> bool:
         """See :meth:`Pump.wants`."""
