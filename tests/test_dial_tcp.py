@@ -13,7 +13,14 @@ from twisted.internet.task import Clock
 from twisted.trial import unittest
 
 from plumberd.effects import dial_tcp
-from plumberd.effects.dial_tcp import ATTEMPT_DELAY_SECONDS, Owner, TcpDial, interleave, remote_address
+from plumberd.effects.dial_tcp import (
+    ATTEMPT_DELAY_SECONDS,
+    Owner,
+    TcpDial,
+    interleave,
+    new_socket,
+    remote_address,
+)
 from plumberd.effects.poll import Poll
 from plumberd.pure.address import Zone
 from plumberd.pure.refusals import Refusal, Refused
@@ -358,6 +365,18 @@ class Owners(DialTestCase):
         self.start(port, V4)
         sock, _address = await self.connected()
         self.assertEqual(os.fstat(sock.fileno()).st_uid, os.geteuid())
+
+    async def test_it_is_made_by_who_makes_it(self) -> None:
+        made: list[socket.socket] = []
+
+        def make(family: int) -> socket.socket:
+            made.append(new_socket(family))
+            return made[-1]
+
+        port, _ = self.server(V4)
+        dial = TcpDial(self.poll, self.clock, (V4,), port, None, self.note, make)
+        dial.start()
+        self.assertEqual(await self.connected(), (made[0], V4))
 
     async def test_where_it_cannot_be_given_there_is_no_connection(self) -> None:
         def refuse(*args: object) -> None:

@@ -11,10 +11,13 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from plumberd.effects.dial_tcp import new_socket
 from plumberd.pure.policy.peer import Destination
 from plumberd.pure.policy.route import Endpoint, parse_target_uri
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import IPAddress, Uri
+from plumberd.pure.who import LocalWho
+from plumberd.wiring import reach
 from plumberd.wiring.reach import SERVED, Reach, Reached, Traveller, carrier_of, check_leads_away, check_served
 from plumberd.wiring.service import PlumberdService
 from tests.children import needs_root
@@ -170,6 +173,24 @@ class ReachedPlaces(ReachTestCase):
         result = await self.reached(f"tcp://127.0.0.1:{self.serve_tcp()}", owner=(5003, 5004))
         status = os.fstat(result.sock.fileno())
         self.assertEqual((status.st_uid, status.st_gid), (5003, 5004))
+
+    @needs_root
+    @each(("as_the_client", True), ("as_the_broker", False))
+    async def test_a_socket_is_made_as_the_client_where_that_can_be_done(self, _: str, can_switch: bool) -> None:
+        """Of a socket that it is merely given, a packet filter says that it is the broker's: tests/escapes."""
+        makers: list[tuple[int, int]] = []
+
+        def make(family: int) -> socket.socket:
+            makers.append((os.geteuid(), os.getegid()))
+            return new_socket(family)
+
+        self.patch(self.core.services.actas, "can_switch", can_switch)
+        self.patch(reach, "new_socket", make)
+        result = await self.reached(
+            f"tcp://127.0.0.1:{self.serve_tcp()}", who=LocalWho(5003, 5004, (), 1), owner=(5003, 5004)
+        )
+        self.assertEqual(makers, [(5003, 5004) if can_switch else (0, os.getegid())])
+        self.assertEqual(os.fstat(result.sock.fileno()).st_uid, 5003)
 
 
 class RefusedPlaces(ReachTestCase):

@@ -23,7 +23,18 @@ ATTEMPT_DELAY_SECONDS = 0.25
 """Connection Attempt Delay, RFC 8305 section 5."""
 
 Owner = tuple[int, int]
-"""uid and gid that a socket is given to before it connects, so that the host's per-user rules hold."""
+"""uid and gid that a socket is given to before it connects: routing rules that speak of a user see these."""
+
+
+def new_socket(family: int) -> socket.socket:
+    """Make a TCP socket that does not block.
+
+    Packet filters that speak of a user see for ever who this was called as, whomever the
+    socket is given to (``meta skuid``, xt_owner: the credentials of its file).
+
+    :raises OSError: there are no descriptors, or the kernel does not know *family*.
+    """
+    return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
 
 
 def interleave(addresses: Sequence[IPAddress]) -> list[IPAddress]:
@@ -51,6 +62,7 @@ class TcpDial:
         port: int,
         owner: Owner | None,
         done: Callable[[tuple[socket.socket, IPAddress] | Refused], None],
+        make: Callable[[int], socket.socket] = new_socket,
     ) -> None:
         self._poll = poll
         self._clock = clock
@@ -58,6 +70,7 @@ class TcpDial:
         self._port = port
         self._owner = owner
         self._done = done
+        self._make = make
         self._next = 0
         self._racing: dict[socket.socket, IPAddress] = {}
         self._timer: IDelayedCall | None = None
@@ -91,7 +104,7 @@ class TcpDial:
         """Start connecting to *address*; tell whether that is under way or done."""
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         try:
-            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            sock = self._make(family)
         except OSError as e:
             if e.errno == errno.EAFNOSUPPORT:  # a kernel without IPv6: the other family's turn
                 self._fail(address, e.errno)

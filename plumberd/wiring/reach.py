@@ -13,7 +13,7 @@ from typing import Protocol
 
 from plumberd.effects import kernel
 from plumberd.effects.call import SchemeCall, TcpCall
-from plumberd.effects.dial_tcp import Owner, TcpDial
+from plumberd.effects.dial_tcp import Owner, TcpDial, new_socket
 from plumberd.effects.dial_unix import UnixDial
 from plumberd.effects.endpoint_relay import Half
 from plumberd.effects.relay import Relay
@@ -177,9 +177,9 @@ class Reach:
                 question = carry(Uri(target.scheme, str(daemon_address), target.port, target.service))
             self._go(SchemeCall(self._core.poll, self._sock, question, self._answered))
         else:
-            addresses, owner = self._addresses, traveller.owner
+            addresses, owner, make = self._addresses, traveller.owner, self._new_socket
             poll, clock = self._core.poll, self._core.reactor
-            self._go(TcpDial(poll, clock, addresses, target.port, owner, self._connected))
+            self._go(TcpDial(poll, clock, addresses, target.port, owner, self._connected, make))
 
     def cancel(self) -> None:
         """Give up and close what was made; *done* will not be called."""
@@ -189,6 +189,13 @@ class Reach:
         sock, self._sock = self._sock, None
         if sock is not None:
             sock.close()
+
+    def _new_socket(self, family: int) -> socket.socket:
+        """Make a socket as who it is for, where this process may: the host's rules for that user hold for it then."""
+        who, actas = self._traveller.who, self._core.services.actas
+        if who is None or self._traveller.owner is None or not actas.can_switch:
+            return new_socket(family)
+        return actas.call(who, lambda: new_socket(family))
 
     def _offer(self, registration: Registration) -> None:
         """Connect to a service that listens on nothing: one end of a new pair is its own.
