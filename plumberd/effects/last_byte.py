@@ -16,7 +16,8 @@ import socket
 from plumberd.effects import kernel
 from plumberd.effects.openssl import Buffer
 
-_NOW = socket.MSG_DONTWAIT
+_NOW = int(socket.MSG_DONTWAIT)
+_PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)  # put together once: flags are slow to add up
 _ENDED = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
 
@@ -38,16 +39,17 @@ class LastByte:
         :raises BlockingIOError: there is nothing new.
         :raises OSError: the socket is broken.
         """
-        there = kernel.unread_bytes(self._sock.fileno())
+        sock = self._sock
+        there = kernel.unread_bytes(sock.fileno())
         if there <= self.kept:
             return self._read_end(buffer)
         most = min(there - 1, len(buffer.view) - 1)
-        took = self._sock.recv_into(buffer.view, most, _NOW) if most else 0
+        took = sock.recv_into(buffer.view, most, _NOW) if most else 0
         buffer.start, buffer.end = (1, took) if self.kept and took else (0, took)
         if took:
             self.kept = False
         if took == there - 1:
-            buffer.view[took : took + 1] = self._sock.recv(1, socket.MSG_PEEK | _NOW)
+            sock.recv_into(buffer.view[took : took + 1], 1, _PEEK)
             buffer.end += 1
             self.kept = True
         # A read ends early behind a message with descriptors: the old byte alone is no end.

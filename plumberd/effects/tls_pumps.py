@@ -31,7 +31,7 @@ KEPT = 32
 
 RECORD_BYTES = 16384  # RFC 8446, 5.1
 
-_SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_SEND = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
 class BufferPool:
