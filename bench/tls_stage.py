@@ -133,7 +133,7 @@ class Files:
 
 
 class TlsStage(Stage):
-    """Owns the processes and their directory, like :class:`Stage`. Each first hop checks the second one's certificate."""
+    """Owns the processes and their directory, like :class:`Stage`. Each first hop checks the second's certificate."""
 
     def start(self) -> tuple[Contender, ...]:
         """Start everything and return the contenders, plumberd first.

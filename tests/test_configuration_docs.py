@@ -58,7 +58,15 @@ class Keys(ConfiguredTestCase):
         # Certificates and keys are the machine's own, and belong into files.
         tls = {key for key in self.options if key.startswith(("tls.", "peer."))}
         self.assertEqual(
-            without, {"include", "services.NAME.framing", "listen.publish_tls.NAME", "auth.password_file"} | tls
+            without,
+            {
+                "include",
+                "services.NAME.framing",
+                "services.NAME.proxy",
+                "listen.publish_tls.NAME",
+                "auth.password_file",
+            }
+            | tls,
         )
 
     def test_help_tells_every_option(self) -> None:

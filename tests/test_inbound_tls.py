@@ -8,10 +8,15 @@ import socket
 import ssl
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from plumberd.pure.plumb_handshake import Login
+from plumberd.pure.policy.decide import Question, Verdict
+from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.route import Routes, parse_route
+from plumberd.pure.policy.subject import parse_condition
+from plumberd.pure.proxy_header import IDENTITIES, SIGNATURE
 from plumberd.pure.psk import PreSharedKey
 from plumberd.pure.refusals import Refused
 from plumberd.pure.tls import Authority, ClientCertificates, PeerSettings, TlsSettings, Trust
@@ -21,6 +26,7 @@ from tests.issued import Issued, root, self_signed
 from tests.running import RunningTestCase, leading
 from tests.support import in_thread, native_lookup, read_all, until
 from tests.tables import each
+from tests.test_proxy_header import vectors
 
 KEY = PreSharedKey("laptop", bytes(range(32)))
 LISTEN = "tcp:0:interface=127.0.0.1"
@@ -146,8 +152,6 @@ class Carried(TlsTestCase):
             *rules, routes=Routes({}, leading(pong=parse_route("pong", f"tls://127.0.0.1:{self.tcpd_port(two)}/pong")))
         ).settings
         one.core.settings = one.settings
-        from dataclasses import replace
-
         one.core.reconfigure(
             replace(one.settings, policy=settings.policy, routes=settings.routes, tls=two.settings.tls)
         )
@@ -260,6 +264,125 @@ class LoggedIn(TlsTestCase):
         answer, _ = await self.ask(near, self.tcpd_port(far), user="carol:secret@")
         self.assertEqual(answer["error"], "denied")
         await until(lambda: any(o.verdict == "unauthenticated" for o in self.outcomes))
+        await self.idle(near, far)
+
+
+class Forwarded(TlsTestCase):
+    """What a gateway tells of its caller counts where the gateway is trusted, and nowhere else."""
+
+    EDGE = PreSharedKey("edge", bytes(range(1, 33)))
+
+    def inner(self, *rules: str, gateways: tuple[str, ...] = ("psk:edge",)) -> PlumberdService:
+        """Start the machine behind the gateway."""
+        trusted = tuple(map(parse_condition, gateways))
+        far = self.far(*rules, tls=TlsSettings((self.server.value,), psks=(self.EDGE, KEY)), gateways=trusted)
+        self.serve(far.settings.rundir, "pong")
+        return far
+
+    def edge(self, port: int, forward: bool = True) -> PlumberdService:
+        """Start the gateway, which takes callers inside TLS, with a key."""
+        own = TlsSettings((self.server.value,), trusting(self.ca), psks=(KEY,))
+        routes = Routes({}, leading(pong=parse_route("pong", f"tls://127.0.0.1:{port}/pong")))
+        peer = PeerSettings(psk=self.EDGE, forward=forward)
+        rules = ("allow in pong any", f"allow out pong tls:127.0.0.1:{port}")
+        return self.near(*rules, peer=peer, port=port, tls=own, tlsd=(LISTEN,), routes=routes)
+
+    def caller(self, port: int) -> PlumberdService:
+        return self.near("allow out pong any", peer=PeerSettings(psk=KEY), port=port)
+
+    async def test_the_caller_counts_and_the_gateway_stands_in_the_log(self) -> None:
+        far = self.inner("allow in pong any for psk:laptop")
+        edge = self.edge(self.tcpd_port(far))
+        near = self.caller(self.tcpd_port(edge))
+        sock = await self.granted(near, self.tcpd_port(edge))
+        self.assertEqual(await self.exchange(sock, b"hello"), b"hello")
+        await self.idle(near, edge, far)
+        whos = {str(o.who) for o in self.outcomes if o.direction == "in" and "via" in str(o.who)}
+        self.assertEqual(len(whos), 1, whos)
+        self.assertRegex(whos.pop(), r"^tls:127\.0\.0\.1:[0-9]+ psk:laptop via psk:edge$")
+
+    async def test_a_deny_for_the_caller_holds_behind_the_gateway(self) -> None:
+        far = self.inner("deny in pong any for psk:laptop", "allow in pong any")
+        edge = self.edge(self.tcpd_port(far))
+        near = self.caller(self.tcpd_port(edge))
+        answer, _ = await self.ask(near, self.tcpd_port(edge))
+        self.assertEqual(answer["error"], "denied")
+        await self.idle(near, edge, far)
+
+    async def test_the_gateway_s_own_key_opens_nothing_for_its_callers(self) -> None:
+        far = self.inner("allow in pong any for psk:edge")
+        edge = self.edge(self.tcpd_port(far))
+        near = self.caller(self.tcpd_port(edge))
+        answer, _ = await self.ask(near, self.tcpd_port(edge))
+        self.assertEqual(answer["error"], "denied")
+        await self.idle(near, edge, far)
+
+    @each(("it does not tell", ("psk:edge",), False), ("it is not trusted", ("psk:other", "cert:edge"), True))
+    async def test_else_the_gateway_is_who_calls(self, _: str, gateways: tuple[str, ...], forward: bool) -> None:
+        far = self.inner("deny in pong any for psk:laptop", "allow in pong any for psk:edge", gateways=gateways)
+        edge = self.edge(self.tcpd_port(far), forward)
+        near = self.caller(self.tcpd_port(edge))
+        sock = await self.granted(near, self.tcpd_port(edge))
+        self.assertEqual(await self.exchange(sock, b"hello"), b"hello")
+        await self.idle(near, edge, far)
+        self.assertFalse([o for o in self.outcomes if "via" in str(o.who)])
+
+    async def test_a_caller_without_keys_cannot_make_itself_one_of_the_gateway_s(self) -> None:
+        far = self.inner("allow in pong any for psk:laptop")
+        context = ssl.create_default_context(cadata=self.ca.pem.decode())
+        context.set_alpn_protocols(["plumb/1"])
+
+        def call() -> bytes:
+            with (
+                socket.create_connection(("127.0.0.1", self.tcpd_port(far)), 10) as sock,
+                context.wrap_socket(sock, server_hostname="a.example") as tls,
+            ):
+                tls.sendall(b"pong\ncaller: 192.0.2.7 1 psk:laptop\n\n")
+                return tls.recv(512)
+
+        self.assertEqual(await in_thread(call), b"no denied\n")
+        await self.idle(far)
+
+    async def test_trust_that_a_reload_took_away_meanwhile(self) -> None:
+        far = self.inner("allow in pong any for psk:laptop")
+        core = far.core
+        assert core is not None
+        edge = self.edge(self.tcpd_port(far))
+        near = self.caller(self.tcpd_port(edge))
+        decide = core.decide
+        asked: list[Verdict] = []
+
+        def decided(question: Question) -> Verdict:
+            verdict = decide(question)
+            if question.direction is Direction.IN and not asked:
+                asked.append(verdict)
+                core.reconfigure(replace(core.settings, gateways=()))
+            return verdict
+
+        self.patch(core, "decide", decided)
+        answer, _ = await self.ask(near, self.tcpd_port(edge))
+        self.assertEqual(answer["error"], "denied")
+        self.assertTrue(asked and asked[0].granted)
+        self.assertTrue(any("not trusted any more" in o.reason for o in self.outcomes), self.outcomes)
+        await self.idle(near, edge, far)
+
+
+class ByTheProxyProtocol(TlsTestCase):
+    async def test_a_service_reads_what_was_proved_before_the_caller_s_bytes(self) -> None:
+        far = self.far(
+            "allow in pong any for psk:laptop",
+            tls=TlsSettings((self.server.value,), psks=(KEY,)),
+            proxied=frozenset({"pong"}),
+        )
+        self.serve(far.settings.rundir, "pong")
+        port = self.tcpd_port(far)
+        near = self.near("allow out pong any", peer=PeerSettings(psk=KEY), port=port)
+        got = await self.exchange(await self.granted(near, port), b"hello")
+        self.assertTrue(got.startswith(SIGNATURE) and got.endswith(b"hello"), got)
+        told = vectors(got.removesuffix(b"hello"))
+        self.assertEqual(told[IDENTITIES], b"psk:laptop")
+        self.assertEqual(told[0x02], b"pong")
+        self.assertEqual(told[0x20], b"\x01\0\0\0\x01\x21\0\x07TLSv1.3")
         await self.idle(near, far)
 
 

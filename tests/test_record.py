@@ -83,6 +83,7 @@ EVERYTHING = {
         "address": None,
         "port": None,
         "identities": [],
+        "via": None,
         "text": None,
     },
     "verdict": "granted",
@@ -146,6 +147,11 @@ class Members(SynchronousTestCase):
                 "identities": ["cert:example.com", "login:bob"],
             },
         )
+
+    def test_the_gateway_that_says_who_it_is_stands_beside_it(self) -> None:
+        told = RemoteWho("tls", None, 0, frozenset({"login:bob"}), "psk:edge")
+        who = record(Outcome("granted", "in", "pong", "", told), WHEN)["who"]
+        self.assertEqual((who["identities"], who["via"]), (["login:bob"], "psk:edge"))
 
     def test_a_caller_without_an_address_has_none(self) -> None:
         who = record(Outcome("granted", "in", "pong", "", RemoteWho("tcp", None)), WHEN)["who"]

@@ -23,7 +23,7 @@ class TlsDialTestCase(TlsTestCase):
         sock.setblocking(False)
         results: list[Wire | Refused] = []
         steps: list[str] = []
-        dial = TlsDial(core, sock, uri, 0, results.append, steps.append)
+        dial = TlsDial(core, sock, uri, 0, None, results.append, steps.append)
         dial.start()
         self.addCleanup(dial.cancel)
         return dial, results, steps

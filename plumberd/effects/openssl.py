@@ -64,6 +64,10 @@ class TlsFault(Broken):
         super().__init__(how, text)
         self.reason = reason
 
+    def again(self) -> TlsFault:
+        """Return the same, to be raised once more."""
+        return TlsFault(self.how, self.reason, str(self))
+
     @property
     def alert(self) -> int | None:
         """The alert that the far side has sent (RFC 8446, 6), if that is what happened."""
@@ -148,7 +152,7 @@ def do_handshake(ssl: Any) -> Want | None:
 
 
 def read(ssl: Any, buffer: Buffer) -> tuple[int, Want | None, OSError | None]:
-    """Read behind what is in *buffer*, record after record, until it is full or nothing is left.
+    """Read behind what is in *buffer*, which has room, record after record, until it is full or nothing is left.
 
     :return: how many bytes; and why it stopped: it waits, or it failed, which is only told once. Neither
         where the buffer is full or, with no bytes, at the orderly end.
@@ -165,12 +169,13 @@ def read(ssl: Any, buffer: Buffer) -> tuple[int, Want | None, OSError | None]:
     buffer.end = at
     if count > 0:
         return at - begin, None, None
-    if _get_error(ssl, count) == _lib.SSL_ERROR_ZERO_RETURN:
-        return at - begin, None, None
-    try:
-        return at - begin, _reason_to_wait(ssl, count), None
-    except OSError as e:
-        return at - begin, None, e
+    kind = _get_error(ssl, count)
+    if kind == _lib.SSL_ERROR_WANT_READ:
+        return at - begin, Want.READ, None
+    if kind == _lib.SSL_ERROR_WANT_WRITE:
+        return at - begin, Want.WRITE, None
+    # Made and not raised: with the frames of a raise in it, the connection would live until the next round of gc.
+    return at - begin, None, None if kind == _lib.SSL_ERROR_ZERO_RETURN else _fault(kind)
 
 
 def write(ssl: Any, buffer: Buffer) -> Want | None:

@@ -77,13 +77,13 @@ class Wire:
         if self._ahead:
             return self._take_ahead(buffer)
         if self._fault is not None:
-            raise self._fault
+            raise _again(self._fault)
         count, want, self._fault = openssl.read(self._ssl, buffer)
         if want is not None:
             self.reading_waits = want
             return count or NOTHING
         if self._fault is not None and not count:
-            raise self._fault
+            raise _again(self._fault)
         return count
 
     def write_from(self, buffer: Buffer) -> bool:
@@ -208,3 +208,8 @@ class Wire:
         buffer.end += count
         self._ahead = self._ahead[count:]
         return count
+
+
+def _again(fault: OSError) -> OSError:
+    """Return the same fault: one that was raised holds its frames, and they hold the wire."""
+    return fault.again() if isinstance(fault, TlsFault) else OSError(fault.errno, fault.strerror)

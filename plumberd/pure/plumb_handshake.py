@@ -36,6 +36,7 @@ GRANTED = b"ok\n"
 
 AUTHORIZATION = "authorization"
 HOPS = "hops"
+CALLER = "caller"
 """The headers that mean something; others are for who comes later, and are passed over."""
 
 MOST_HOPS = 8
@@ -59,14 +60,16 @@ class Request:
 
     :ivar login: what it says who it is, if it does.
     :ivar hops: how many gateways it has come through.
+    :ivar caller: what it says of its own caller, as a gateway; see :mod:`plumberd.pure.forwarded`.
     """
 
     service: str
     login: Login | None = None
     hops: int = 0
+    caller: str | None = None
 
 
-def request(service: str, login: Login | None = None, hops: int = 0) -> bytes:
+def request(service: str, login: Login | None = None, hops: int = 0, caller: str | None = None) -> bytes:
     """Return what the caller sends.
 
     :raises Refused: ``bad-request`` for a login that has no place in it, ``not-possible`` for a chain that
@@ -77,6 +80,8 @@ def request(service: str, login: Login | None = None, hops: int = 0) -> bytes:
     lines = [service]
     if hops:
         lines.append(f"{HOPS}: {hops}")
+    if caller is not None:
+        lines.append(f"{CALLER}: {caller}")
     if login is not None:
         if ":" in login.user:
             raise Refused(Refusal.BAD_REQUEST, "the name of a user holds no colon")
@@ -184,7 +189,7 @@ def _parse(head: bytes) -> Request:
         raise Refused(Refusal.BAD_REQUEST, "a request that is not ASCII") from None
     service = check_service(first)
     headers = _headers(lines)
-    return Request(service, _login(headers), _hops(headers))
+    return Request(service, _login(headers), _hops(headers), headers.get(CALLER))
 
 
 def _headers(lines: list[str]) -> Mapping[str, str]:

@@ -61,13 +61,14 @@ WHO_MEMBERS = (
     "address",
     "port",
     "identities",
+    "via",
     "text",
 )
 RULE_MEMBERS = ("number", "text", "source")
 DROPPED_MEMBERS = ("time", "dropped", "since")
 """Of the line that stands for those that were not written."""
 
-STEPS = ("name", "queue", "who", "route", "resolve", "connect", "handshake", "handover")
+STEPS = ("name", "queue", "who", "route", "resolve", "connect", "tls", "login", "handshake", "handover")
 """Whose time is measured."""
 
 REFUSED = frozenset(word.value for word in Refusal)
@@ -306,6 +307,7 @@ def _who(outcome: Outcome, user: str | None, executable: str | None) -> dict[str
         members["address"] = None if who.address is None else _address(who.address)
         members["port"] = who.port or None
         members["identities"] = [_text(identity) for identity in sorted(who.identities)[:LISTED]]
+        members["via"] = _text(who.via)
     else:
         members["kind"] = "other" if outcome.uid is None else "local"
         members["uid"] = outcome.uid

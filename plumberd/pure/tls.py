@@ -153,6 +153,7 @@ class PeerSettings:
     :ivar login: a user's name, for the handshake inside.
     :ivar pins: its certificate's own key has to be one of these: ``sha256:`` and 64 hexadecimal digits.
     :ivar trust: in the place of what else is trusted.
+    :ivar forward: whether it is told on whose behalf this machine calls, as a gateway.
     """
 
     psk: PreSharedKey | None = None
@@ -162,6 +163,7 @@ class PeerSettings:
     password: str | None = field(default=None, repr=False)
     pins: tuple[str, ...] = ()
     trust: Trust | None = None
+    forward: bool = False
 
     @property
     def proves(self) -> bool:

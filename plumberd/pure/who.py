@@ -49,12 +49,14 @@ class RemoteWho:
     :ivar address: ``None`` where the transport has none (a UNIX listener).
     :ivar identities: what the scheme proved, as conditions of rules are written (``cert:example.com``);
         plain tcp proves nothing.
+    :ivar via: the identities of the trusted gateway that tells all this, or ``""`` where nobody is in between.
     """
 
     scheme: str
     address: IPAddress | None
     port: int = 0
     identities: frozenset[str] = frozenset()
+    via: str = ""
 
     @property
     def subject(self) -> Subject:
@@ -63,6 +65,7 @@ class RemoteWho:
 
     def __str__(self) -> str:
         proved = f" {' '.join(sorted(self.identities))}" if self.identities else ""
+        proved += f" via {self.via}" if self.via else ""
         if self.address is None:
             return f"{self.scheme} peer without address{proved}"
         return f"{self.scheme}:{show_host(str(self.address))}:{self.port}{proved}"

@@ -112,6 +112,8 @@ class _Assembly:
             handover=line.handover or file.handover or Mode.AUTO,
             policy=Policy(self._rules(), self._defaults(), self._own_addresses()),
             routes=self._routes(),
+            proxied=frozenset(name for name, one in file.services.items() if one.proxy is not None),
+            gateways=file.tls.gateways,
             framings={name: one.framing for name, one in file.services.items() if one.framing is not None},
             limits=dataclasses.replace(Limits(), **limits),
             tcpd=(*line.tcpd, *file.listen.tcpd),

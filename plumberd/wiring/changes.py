@@ -94,6 +94,8 @@ def _values(settings: Settings) -> dict[str, _Value]:
     found.update(_choices("routes", settings.routes.routes))
     for name, framing in settings.framings.items():
         found[key_text(("services", name, "framing"))] = _Value(framing, framing)
+    for name in sorted(settings.proxied):
+        found[key_text(("services", name, "proxy"))] = _Value("v2", "v2")
     found.update(_tls(settings))
     found.update(_auth(settings.logins))
     for limit in dataclasses.fields(settings.limits):
@@ -112,6 +114,7 @@ def _tls(settings: Settings) -> Iterator[tuple[str, _Value]]:
     yield "tls.crl", _Value(tls.crls, ", ".join(dict.fromkeys(one.file for one in tls.crls)) or NONE)
     yield "tls.client_certificates", _Value(tls.client_certificates, tls.client_certificates.value)
     yield "tls.alpn", _Value(tls.alpn, ",".join(tls.alpn) or NONE)
+    yield "tls.gateways", _Value(settings.gateways, ", ".join(map(str, settings.gateways)) or NONE)
     for name, peer in settings.peers.items():
         yield key_text(("peer", name)), _Value(peer, str(peer))
 

@@ -23,11 +23,13 @@ from plumberd.pure.policy.decide import Question, Verdict
 from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.peer import Destination
 from plumberd.pure.policy.route import Way, find_way
+from plumberd.pure.proxy_header import End
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import IPAddress
 from plumberd.pure.who import RemoteWho
 from plumberd.wiring.approach import Approach, guard
 from plumberd.wiring.core import Core
+from plumberd.wiring.proxied import introduce
 from plumberd.wiring.reach import Reached, Traveller, check_leads_away
 from plumberd.wiring.registrations import Registration, told_of
 
@@ -183,6 +185,14 @@ class Inbound:
         """Close the connection as it is. Idempotent."""
         raise NotImplementedError
 
+    def here(self) -> End | None:
+        """Return where the caller came in, where that has an address."""
+        return None
+
+    def tls_version(self) -> str:
+        """Return of which version the TLS is that it came in, or ``""``."""
+        return ""
+
     # -- the steps
 
     def _decide(self, first_read: bytes) -> None:
@@ -254,10 +264,25 @@ class Inbound:
             result.sock.close()
             guard(self.refuse, self._decide, first_read)
             return
+        if not self._introduced(result):
+            return
         self._address = result.address
         self._token = self.core.whois.enter(result.sock, self._service, told_of(self.who, self.rule))
         self.let_in()
         self.carry(result.sock)
+
+    def _introduced(self, result: Reached) -> bool:
+        """Tell the service who it is, where that reads it; tell whether it may go on."""
+        uri = self._approach.uri if self._approach else None
+        if result.told or uri is None or uri.scheme != "unix" or uri.service not in self.core.settings.proxied:
+            return True
+        try:
+            introduce(result.sock, self._service, self.who, self.here(), self.tls_version())
+        except Refused as e:
+            result.sock.close()
+            self.refuse(e)
+            return False
+        return True
 
     def _mark(self, step: str) -> None:
         now = self.core.reactor.seconds()

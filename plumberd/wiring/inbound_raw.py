@@ -10,11 +10,13 @@ from plumberd.effects.pumps import make_pumps
 from plumberd.effects.relay import Relay
 from plumberd.pure.handshake import GRANTED, NAME_READ_BYTES, refusal
 from plumberd.pure.modes import COUNTED, Mode, choose_local_mode, choose_mode
+from plumberd.pure.proxy_header import End
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.who import RemoteWho
 from plumberd.wiring.approach import guard
 from plumberd.wiring.delivery import Handing, prepare
 from plumberd.wiring.inbound import HOLD_SECONDS, Callers, Inbound
+from plumberd.wiring.proxied import end_of
 from plumberd.wiring.registrations import Offer, Registration, told_of
 
 
@@ -35,6 +37,10 @@ class RawInbound(Inbound):
         self.core.poll.watch(self._sock.fileno(), self._ready)
         if self.published is not None:
             self.named(self.published.encode())
+
+    def here(self) -> End | None:
+        """See :meth:`Inbound.here`."""
+        return end_of(self._sock)
 
     def carry(self, service: socket.socket) -> None:
         """See :meth:`Inbound.carry`."""

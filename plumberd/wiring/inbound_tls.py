@@ -11,14 +11,19 @@ from plumberd.effects.tls_handshake import TlsHandshake
 from plumberd.effects.tls_pumps import make_tls_pumps
 from plumberd.effects.tls_wire import Wire
 from plumberd.pure.certificates import identities
+from plumberd.pure.forwarded import parse_caller
 from plumberd.pure.identities import keyed, logged_in
 from plumberd.pure.plumb_handshake import ALPN, GRANTED, MOST_HOPS, Called, Request, refusal
+from plumberd.pure.policy.route import Way
+from plumberd.pure.policy.subject import Holds
+from plumberd.pure.proxy_header import End
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.who import RemoteWho
 from plumberd.wiring.approach import guard
 from plumberd.wiring.core import Cancellable
 from plumberd.wiring.delivery import as_stream
 from plumberd.wiring.inbound import Callers, Inbound
+from plumberd.wiring.proxied import end_of
 from plumberd.wiring.registrations import Offer, Registration, told_of
 
 
@@ -36,6 +41,8 @@ class TlsInbound(Inbound):
         self._wire: Wire | None = None
         self._checking: Cancellable | None = None
         self._unsaid: bytes | None = None
+        self._said_of_caller: str | None = None
+        self._gateway: RemoteWho | None = None
         self._service_sock: socket.socket | None = None
 
     def start(self) -> None:
@@ -66,6 +73,14 @@ class TlsInbound(Inbound):
         registration.offer(Offer(theirs, self.mode.value, told_of(self.who, self.rule)))
         self.carry(ours)
         return True
+
+    def here(self) -> End | None:
+        """See :meth:`Inbound.here`."""
+        return end_of(self._sock)
+
+    def tls_version(self) -> str:
+        """See :meth:`Inbound.tls_version`."""
+        return self._wire.version if self._wire is not None else ""
 
     def carry(self, service: socket.socket) -> None:
         """See :meth:`Inbound.carry`."""
@@ -173,11 +188,12 @@ class TlsInbound(Inbound):
 
     def _asked(self, request: Request) -> None:
         self.hops = request.hops
+        self._said_of_caller = request.caller
         if request.hops > MOST_HOPS:
             self.is_named = True
             self.refuse(Refused(Refusal.NOT_POSSIBLE, f"a chain of more than {MOST_HOPS} gateways"))
         elif request.login is None:
-            self.named(request.service.encode())
+            guard(self._refuse_now, self._proved_all, request.service)
         elif self.core.logins is None:
             self.is_named = True
             self.refuse(Refused(Refusal.UNAUTHENTICATED, "it logs in, and nobody here checks passwords"))
@@ -186,21 +202,42 @@ class TlsInbound(Inbound):
 
             def checked(result: bool | Refused) -> None:
                 self._checking = None
-                guard(self.refuse, self._logged_in, request.service, user, result)
+                guard(self._refuse_now, self._logged_in, request.service, user, result)
 
             self._checking = self.core.logins.check(request.login, self.who.address, checked)
 
     def _logged_in(self, service: str, user: str, result: bool | Refused) -> None:
         self._mark("login")
         if isinstance(result, Refused):
-            self.is_named = True
             raise result
         if not result:
-            self.is_named = True
             raise Refused(Refusal.UNAUTHENTICATED, f"the login of {user!r} is wrong")
         proved = self.who.identities | logged_in(user)
         self.who = RemoteWho(self.who.scheme, self.who.address, self.who.port, proved)
+        self._proved_all(service)
+
+    def _proved_all(self, service: str) -> None:
+        """From here on it is who it has proved to be; for a trusted gateway, who that says has called it."""
+        said = self._said_of_caller
+        if said is not None and self._is_trusted(self.who):
+            self._gateway = self.who
+            self.who = parse_caller(said, self.who)
         self.named(service.encode())
+
+    def _is_trusted(self, gateway: RemoteWho) -> bool:
+        subject = gateway.subject
+        return any(one.holds(subject) is Holds.YES for one in self.core.settings.gateways)
+
+    def _judge(self) -> Way:
+        # Again after a reload, which may have ended the trust in what all of this rests on.
+        if self._gateway is not None and not self._is_trusted(self._gateway):
+            raise Refused(Refusal.DENIED, f"the gateway {self.who.via} is not trusted any more")
+        return super()._judge()
+
+    def _refuse_now(self, refused: Refused) -> None:
+        """Refuse it before its name has counted."""
+        self.is_named = True
+        self.refuse(refused)
 
     def _say(self) -> None:
         """Say ok or no, and go on: to the relay, or to the end."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from plumberd.effects.endpoint_relay import Half
 from plumberd.pure.handshake import GRANTED, refusal
+from plumberd.pure.proxy_header import End
 from plumberd.pure.refusals import Refusal
 from plumberd.pure.who import RemoteWho
 from plumberd.wiring.delivery import as_stream
@@ -23,6 +24,11 @@ class TransportInbound(Inbound):
         self._relaying = False
         first = self._first if published is None else None
         self.half = Half(self.core.poll, first=first, made=self._made, unwrapped=self._unwrapped, ended=self._ended)
+
+    def here(self) -> End | None:
+        """See :meth:`Inbound.here`."""
+        found = _transport_peer(self.half.wire.getHost())
+        return None if found.address is None else (found.address, found.port)
 
     def carry(self, service: socket.socket) -> None:
         """See :meth:`Inbound.carry`."""

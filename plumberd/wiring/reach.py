@@ -68,11 +68,13 @@ class Reached:
 
     :ivar address: that a TCP socket is connected to.
     :ivar wire: TLS on the socket, for who carries it by itself.
+    :ivar told: whether the service there has been told already who it is connected to.
     """
 
     sock: socket.socket
     address: IPAddress | None = None
     wire: Wire | None = None
+    told: bool = False
 
 
 class _Step(Protocol):
@@ -212,7 +214,7 @@ class Reach:
         mode = Mode.RELAYED if who is None else Mode.LOCAL
         told = told_of(who or traveller.caller, traveller.rule or self._rule)
         self._mark("connect")
-        self._done(Reached(ours))
+        self._done(Reached(ours, told=True))
         registration.offer(Offer(theirs, mode.value, told))
 
     def _go(self, step: _Step) -> None:
@@ -233,8 +235,8 @@ class Reach:
         self._sock, self._address = result
         assert isinstance(self._target, Uri)
         if self._target.scheme == "tls":
-            hops = self._traveller.hops
-            self._go(TlsDial(self._core, self._sock, self._target, hops, self._secured, self._mark))
+            hops, caller = self._traveller.hops, self._traveller.caller
+            self._go(TlsDial(self._core, self._sock, self._target, hops, caller, self._secured, self._mark))
         elif self._target.service is None:
             self._finish()
         else:

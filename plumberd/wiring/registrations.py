@@ -241,6 +241,8 @@ def told_of(who: LocalWho | RemoteWho | None, rule: str) -> dict[str, Any]:
         address = None if who.address is None else str(who.address)
         peer: dict[str, Any] = {"scheme": who.scheme, "address": address, "port": who.port}
         identities = sorted(who.identities)
+        if who.via:
+            peer["via"] = who.via.split(" ")
     else:
         peer = {"scheme": "unix"}
         if who is not None:

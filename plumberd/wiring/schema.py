@@ -23,6 +23,7 @@ from plumberd.pure.modes import Mode
 from plumberd.pure.names import check_service
 from plumberd.pure.policy.route import Choice, parse_redirect, parse_route
 from plumberd.pure.policy.rule import Rule, bind_rule, parse_rule
+from plumberd.pure.policy.subject import Condition
 from plumberd.pure.psk import check_identity
 from plumberd.pure.tls import ALPN_NAMES, ClientCertificates, check_alpn, check_login, parse_pin
 from plumberd.wiring import values
@@ -43,9 +44,11 @@ Listener = NewType("Listener", str)
 PlainListener = NewType("PlainListener", str)
 ServiceName = NewType("ServiceName", str)
 FramingName = NewType("FramingName", str)
+ProxyVersion = NewType("ProxyVersion", str)
 Seconds = NewType("Seconds", int)
 Words = NewType("Words", tuple[str, ...])
 Protocols = NewType("Protocols", tuple[str, ...])
+Identities = NewType("Identities", tuple[Condition, ...])
 PeerName = NewType("PeerName", str)
 KeyName = NewType("KeyName", str)
 Login = NewType("Login", str)
@@ -93,6 +96,7 @@ class Service:
     """``[services.NAME]``."""
 
     framing: FramingName | None = None
+    proxy: ProxyVersion | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,7 @@ class Tls:
     psk_file: Directory | None = None
     client_certificates: ClientCertificates = ClientCertificates.NONE
     alpn: Protocols = Protocols(())
+    gateways: Identities = Identities(())
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,7 @@ class Peer:
     password_file: Directory | None = None
     pin: Pins = Pins(())
     trust: Words = Words(())
+    forward: bool = False
 
 
 @dataclass(frozen=True)
@@ -222,12 +228,14 @@ def _converter(accounts: Accounts) -> Converter:
         Login: check_login,
         ServiceName: check_service,
         FramingName: values.framing,
+        ProxyVersion: values.proxy_version,
         Seconds: values.audit_only,
     }
     for type_, parse in words.items():
         converter.register_structure_hook(type_, _word(parse))
     converter.register_structure_hook(Words, lambda value, _: _one_or_more(value, values.path))
     converter.register_structure_hook(Pins, lambda value, _: _one_or_more(value, parse_pin))
+    converter.register_structure_hook(Identities, lambda value, _: _identities(value))
     converter.register_structure_hook(Protocols, lambda value, _: _protocols(value))
     converter.register_structure_hook(Dialects, lambda value, _: _dialects(value))
     converter.register_structure_hook(LimitTable, lambda value, _: _limits(value))
@@ -287,6 +295,12 @@ def _dialects(value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise unwanted(value, "an array, between [ and ]")
     return values.dialects(gather(enumerate(value), lambda _, word: values.dialect(text(word))))
+
+
+def _identities(value: object) -> tuple[Condition, ...]:
+    if not isinstance(value, list):
+        raise unwanted(value, "an array, between [ and ]")
+    return tuple(gather(enumerate(value), lambda _, word: values.identity(text(word))))
 
 
 def _protocols(value: object) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from plumberd.pure.policy.decide import Policy
 from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.route import Routes, Target
 from plumberd.pure.policy.rule import Rule
+from plumberd.pure.policy.subject import Condition
 from plumberd.pure.tls import PeerSettings, TlsSettings
 
 PARTS = ("broker", "tcpd", "tlsd")
@@ -75,6 +76,8 @@ class Settings:
     :ivar dialects: names of the dialects that are served.
     :ivar handover: the mode wished for where no rule names one.
     :ivar framings: services with how their messages look, where that was said.
+    :ivar proxied: services that are told of their callers by the PROXY protocol.
+    :ivar gateways: what a gateway has to prove, so that what it says of its own callers counts.
     :ivar tcpd: server endpoint strings to listen on for the handshake.
     :ivar publish: services with the server endpoint strings of their plain listeners.
     :ivar tlsd: the same for the handshake inside TLS.
@@ -103,6 +106,8 @@ class Settings:
     policy: Policy = field(default_factory=Policy)
     routes: Routes = field(default_factory=Routes)
     framings: Mapping[str, str] = field(default_factory=dict)
+    proxied: frozenset[str] = frozenset()
+    gateways: tuple[Condition, ...] = ()
     limits: Limits = field(default_factory=Limits)
     tcpd: tuple[str, ...] = ()
     publish: tuple[tuple[str, str], ...] = ()

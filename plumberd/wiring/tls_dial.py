@@ -11,11 +11,13 @@ from plumberd.effects.tls_call import PlumbCall
 from plumberd.effects.tls_contexts import fault_of
 from plumberd.effects.tls_handshake import TlsHandshake
 from plumberd.effects.tls_wire import Wire
+from plumberd.pure.forwarded import show_caller
 from plumberd.pure.login import login_for
 from plumberd.pure.plumb_handshake import ALPN, request
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.tls import peer_key
 from plumberd.pure.uri import Uri
+from plumberd.pure.who import RemoteWho
 from plumberd.wiring.core import Core
 
 
@@ -33,17 +35,20 @@ class TlsDial:
         sock: socket.socket,
         uri: Uri,
         hops: int,
+        caller: RemoteWho | None,
         done: Callable[[Wire | Refused], None],
         mark: Callable[[str], None],
     ) -> None:
         """*hops*: how many gateways the connection has come through, this one included.
 
+        *caller*: the remote caller it is for; told where that peer's configuration says so.
         *mark* is told the name of each step that is over.
         """
         self._core = core
         self._sock = sock
         self._uri = uri
         self._hops = hops
+        self._caller = caller
         self._done = done
         self._mark = mark
         self._step: _Step | None = None
@@ -94,7 +99,8 @@ class TlsDial:
         self._wire = result
         try:
             peer = self._core.settings.peers.get(peer_key(self._uri.host, self._uri.port))
-            question = request(self._uri.service, login_for(self._uri, peer), self._hops)
+            told = show_caller(self._caller) if self._caller and peer and peer.forward else None
+            question = request(self._uri.service, login_for(self._uri, peer), self._hops, told)
         except Refused as e:
             self._done(e)
             return

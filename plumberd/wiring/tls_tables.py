@@ -84,6 +84,7 @@ class TlsTables:
             password,
             table.pin,
             self._trust((*path, "trust"), table.trust),
+            table.forward,
         )
 
     def _psk(self, path: Path, identity: str, keys: tuple[PreSharedKey, ...]) -> PreSharedKey | None:

@@ -19,6 +19,7 @@ from plumberd.pure.dialects import DIALECTS
 from plumberd.pure.limits import Limits
 from plumberd.pure.modes import GENERAL_WISHES, Mode
 from plumberd.pure.policy.route import PLACEHOLDER, Endpoint, Target
+from plumberd.pure.policy.subject import Condition, parse_condition
 from plumberd.pure.tls import ClientCertificates, parse_peer_key
 from plumberd.pure.uri import FRAMINGS, Uri
 from plumberd.wiring.listening import EndpointError, full_description, is_plain
@@ -99,6 +100,21 @@ def framing(word: str) -> str:
     if word not in FRAMINGS:
         raise unwanted(word, f"one of {', '.join(FRAMINGS)}")
     return word
+
+
+def proxy_version(word: str) -> str:
+    """Return which version of the PROXY protocol a service reads."""
+    if word != "v2":
+        raise unwanted(word, "v2")
+    return word
+
+
+def identity(word: str) -> Condition:
+    """Return what a gateway proves, as rules say it."""
+    condition = parse_condition(word)
+    if condition.is_local:
+        raise unwanted(word, "what a remote peer proves: cert:, spiffe:, psk: or login:")
+    return condition
 
 
 def limit(name: str, text: str) -> float:

@@ -310,6 +310,34 @@ class Proxies(InteropTestCase):
             sock.sendall(b"hello")
             self.assertEqual(sock.recv(100), b"hello")
 
+    def test_haproxy_as_a_service_that_reads_who_has_called(self) -> None:
+        asks = f'trust = ["{self.path("ca.pem")}"]\nclient_certificates = "optional"\n'
+        listen = "publish_tls = { web = ['tcp:0:interface=127.0.0.1'] }"
+        more = f'{asks}alpn = ["http/1.1"]\n[services.web]\nproxy = "v2"\n'
+        rundir = self.folder() + "/far"
+        own = f'certificate = "{self.path("server.pem")}"\nprivate_key = "{self.path("server.key")}"\n'
+        config = f"rules = ['allow in web any']\n[listen]\n{listen}\n[tls]\n{own}{more}"
+        broker = self.broker(rundir, "--config", self.file("far.toml", config.encode()))
+        port = int(broker.wait_for(r"publishes web inside TLS on 127\.0\.0\.1:(\d+)").group(1))
+        said = "%[src] %[src_port] %[dst] %[dst_port] %[fc_pp_authority]"
+        text = (
+            "defaults\n  mode http\n  timeout connect 5s\n  timeout client 30s\n  timeout server 30s\n"
+            f"frontend f\n  bind unix@{rundir}/web accept-proxy\n"
+            f'  http-request return content-type text/plain lf-string "{said}"\n'
+        )
+        haproxy = self.program("haproxy", "-db", "-f", self.file("service.cfg", text.encode()))
+        self.until(lambda: haproxy.process.poll() is not None or os.path.exists(f"{rundir}/web"), "it listens")
+        shows = ("--cert", self.path("client.pem"), "--key", self.path("client.key"))
+        tells = ("--write-out", " %{local_port}", f"https://127.0.0.1:{port}/")
+        done = subprocess.run(
+            ("curl", "--silent", "--show-error", "--cacert", self.path("ca.pem"), *shows, *tells),
+            capture_output=True,
+            timeout=DEADLINE_SECONDS,
+            check=False,
+        )
+        *told, own_port = done.stdout.decode().split()
+        self.assertEqual(told, ["127.0.0.1", own_port, "127.0.0.1", str(port), "web"], done.stderr)
+
 
 class Services(InteropTestCase):
     def test_redis_over_tls_through_a_lookup_that_names_no_service(self) -> None:
