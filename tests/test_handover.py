@@ -172,6 +172,34 @@ class LockedIPv6(Locked):
     host = "::1"
 
 
+@needs_root
+class LockedMapped(LockTestCase):
+    """A socket that a listener for both families has accepted over IPv4: its packets are IPv4."""
+
+    def accepted(self) -> tuple[socket.socket, socket.socket, int]:
+        """Return the accepted socket, the caller's, and a port on which somebody else listens."""
+        listener = self.owned(socket.socket(socket.AF_INET6))
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind(("::", 0))
+        listener.listen()
+        caller = self.owned(socket.socket())
+        caller.connect(("127.0.0.1", listener.getsockname()[1]))
+        sock = self.owned(listener.accept()[0])
+        lock(sock, *remote_address(sock))
+        return sock, caller, self.listener()[1]
+
+    async def test_bytes_go_both_ways(self) -> None:
+        sock, caller, _ = self.accepted()
+        for one, other in ((sock, caller), (caller, sock)):
+            one.sendall(b"hello")
+            self.assertEqual(await in_thread(read_exactly, other, 5), b"hello")
+
+    def test_it_cannot_be_connected_elsewhere(self) -> None:
+        sock, _, port = self.accepted()
+        disconnect(sock)
+        self.assertFalse(is_connected_in_time(sock, ("::ffff:127.0.0.1", port)))
+
+
 class NotLocked(LockTestCase):
     """The same without a lock, so that the refusals above are the lock's work and not the test's."""
 

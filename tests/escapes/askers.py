@@ -422,6 +422,12 @@ def control_from_a_cage(asking: Asking) -> str:
     return outcome(cage.ask(asking.rundir, op="confine", services=["free"], control=True))
 
 
+@asker("one in a cage that sees the run directory connects to a service's own socket", Program(CLIENT))
+def around_the_broker(asking: Asking) -> str:
+    with dial(f"{asking.rundir}/here") as sock:
+        return "connected" if sock.recv(100).endswith(b"here") else "refused"
+
+
 # -- claims
 
 

@@ -216,7 +216,8 @@ def inherited(held: Held) -> str:
 # -- the daemon's port, and others
 
 
-def _share(held: Held) -> None:
+def share(held: Held) -> None:
+    """Let the descriptor's address be shared, as far as the kernel goes along."""
     for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
         with contextlib.suppress(OSError):
             held.sock.setsockopt(socket.SOL_SOCKET, option, 1)
@@ -224,7 +225,7 @@ def _share(held: Held) -> None:
 
 @attempt("listen on tcpd's port beside it (SO_REUSEADDR, SO_REUSEPORT)")
 def beside_the_daemon(held: Held) -> str:
-    _share(held)
+    share(held)
     held.listen(held.daemon)
     return POSSIBLE
 
@@ -239,7 +240,7 @@ def keep_a_port(held: Held) -> str:
 def share_a_port(held: Held) -> str:
     port = held.outside.ask("shared_port", held.here)
     try:
-        _share(held)
+        share(held)
         held.listen((held.here, port))
         return POSSIBLE if held.outside.ask("are_lost", (held.here, port)) else REFUSED
     finally:
@@ -388,6 +389,12 @@ def foreign_source(held: Held) -> str:
 @attempt("send a SYN from an address that the machine does not have (IPV6_FREEBIND)", families=(socket.AF_INET6,))
 def foreign_source_v6(held: Held) -> str:
     return _send_from_abroad(held, socket.IPPROTO_IPV6, IPV6_FREEBIND)
+
+
+@attempt("bind it to another interface (SO_BINDTODEVICE)")
+def bind_to_device(held: Held) -> str:
+    held.sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
+    return POSSIBLE
 
 
 # -- what wants a capability

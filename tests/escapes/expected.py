@@ -45,6 +45,7 @@ BY_MODE: dict[str, tuple[str, ...]] = {
     "send its data by way of another host (IPv4 source route)": _NOBODY,
     "send its data by way of another host (IPv6 routing header)": _TCP_TELLS,
     "sendto() with another server's address": (SILENT, SILENT, *_TCP_ALONE),
+    "bind it to another interface (SO_BINDTODEVICE)": (POSSIBLE,) * 5,
     "be transparent (IP_TRANSPARENT)": _NOBODY,
     "mark its packets for other rules and routes (SO_MARK)": _NOBODY,
     "write its TCP state by hand (TCP_REPAIR)": _NOBODY,
@@ -111,7 +112,18 @@ BY_ASKER: dict[str, str] = {
     "a caged child asks on a connection that was restricted before it inherited it, for its service": "locked",
     "who has restricted it asks on it for another service": _DENIED,
     "one in a cage wants a control socket": _NEEDS_A_RULE,
+    "one in a cage that sees the run directory connects to a service's own socket": "connected",
     "a claimant goes into a cage behind its claim, where only `direct` is handed over": "refused",
     "a child of a claimant claims a service on the inherited connection, in a cage": _SOMEBODY_ELSE,
 }
 """What comes of who asks, without a rule that names it; by its words in :mod:`tests.escapes.askers`."""
+
+WITHOUT_DAEMON: dict[str, str] = {
+    "dialled: be connected to there": SILENT,
+    "dialled: tcpd listens there meanwhile": REFUSED,
+    "accepted: be connected to there": SILENT,
+    "accepted: tcpd listens there meanwhile": REFUSED,
+    "dialled: where somebody else keeps tcpd's socket": REFUSED,
+    "accepted: where somebody else keeps tcpd's socket": REFUSED,
+}
+"""What comes of listening on tcpd's port with a `locked` socket while no broker runs."""

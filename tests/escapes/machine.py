@@ -75,10 +75,10 @@ class Machine:
             listener = socket.create_server((host, 0), family=family, backlog=64)
             self.forbidden[host] = listener
         self._fork(self._receive, self._unix_listener(self.receiver), OTHER)
-        far = self.begin("far", *self._tcpd(), "--allow", "in", "any", "any")
+        far = self.begin("far", *self.tcpd(), "--allow", "in", "any", "any")
         far_ports = self.ports(far)
         for name in ("pong", "secret"):
-            self._fork(functools.partial(self._serve, name), self._unix_listener(self.rundir("far", name)))
+            self.serve("far", name)
         rules = []
         for family, port in far_ports.items():
             host = f"[{HERE[family]}]" if family == socket.AF_INET6 else HERE[family]
@@ -89,16 +89,23 @@ class Machine:
         rules += ["allow out here unix:here", "allow out c* unix:any", "allow in c* any", "allow serve c*"]
         options = [word for rule in rules for word in ("--rule", rule)]
         for mode in ("auto", "direct", "relayed"):
-            self.begin(mode, *self._tcpd(), "--handover", mode, *options)
+            self.begin(mode, *self.tcpd(), "--handover", mode, *options)
         self.daemons = {
             mode: {family: (HERE[family], port) for family, port in self.ports(self.brokers[mode]).items()}
             for mode in ("auto", "direct", "relayed")
         }
-        self._fork(functools.partial(self._serve, "here"), self._unix_listener(self.rundir("auto", "here")))
+        self.serve("auto", "here")
         for mode in self.daemons:
-            # Nobody of the run directory's group is here: these tests are about what comes behind it.
-            os.chmod(self.rundir(mode), 0o755)
-            os.chmod(self.rundir(mode, "plumberd"), 0o666)
+            self.open_to_all(mode)
+
+    def open_to_all(self, broker: str) -> None:
+        """Let every user ask: these trials are about what comes behind the run directory's group."""
+        os.chmod(self.rundir(broker), 0o755)
+        os.chmod(self.rundir(broker, "plumberd"), 0o666)
+
+    def serve(self, broker: str, name: str) -> None:
+        """Run a local service in a broker's run directory."""
+        self._fork(functools.partial(self._serve, name), self._unix_listener(self.rundir(broker, name)))
 
     def uri(self, family: socket.AddressFamily) -> str:
         """Return the URI of the far broker's service."""
@@ -125,7 +132,8 @@ class Machine:
         return found
 
     @staticmethod
-    def _tcpd() -> list[str]:
+    def tcpd() -> list[str]:
+        """Return the options with which a broker listens on each of the machine's addresses."""
         v6 = HERE[socket.AF_INET6].replace(":", "\\:")
         return ["--tcpd", f"tcp:0:interface={HERE[socket.AF_INET]}", "--tcpd", f"tcp6:0:interface={v6}"]
 
@@ -220,6 +228,8 @@ class Machine:
             "pause": lambda: os.kill(self.brokers["auto"].pid, signal.SIGSTOP),
             "resume": lambda: os.kill(self.brokers["auto"].pid, signal.SIGCONT),
             "is_let_in": self._is_let_in,
+            "stop_broker": self._stop_broker,
+            "keep_listening": self._keep_listening,
         }
 
     def _has_caller(self, address: Address) -> bool:
@@ -270,6 +280,13 @@ class Machine:
             except OSError:
                 return False
             return True
+
+    def _stop_broker(self) -> None:
+        self.brokers["auto"].stop()
+
+    def _keep_listening(self, address: Address) -> None:
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self.kept.append(socket.create_server(tuple(address), family=family))
 
     def _can_name(self, name: str) -> bool:
         with socket.socket(socket.AF_UNIX) as sock:

@@ -25,13 +25,23 @@ _NAMESPACES = ("unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-p
 @functools.cache
 def outcomes() -> dict[str, Any]:
     """Return what came of every trial; see :mod:`tests.escapes.trials`."""
+    return _run("tests.escapes.trials")
+
+
+@functools.cache
+def strains() -> dict[str, str]:
+    """Return what was wrong with every strain; see :mod:`tests.escapes.strains`."""
+    return _run("tests.escapes.strains")
+
+
+def _run(module: str) -> dict[str, Any]:
     folder = tempfile.mkdtemp(prefix="pl")
     try:
         os.chmod(folder, 0o755)
         # Another user could not write down what was measured.
         environ = {k: v for k, v in os.environ.items() if k != "COVERAGE_PROCESS_CONFIG"} | {"PYTHONPATH": SOURCES}
         done = subprocess.run(
-            [*_NAMESPACES, sys.executable, "-m", "tests.escapes.trials", folder],
+            [*_NAMESPACES, sys.executable, "-m", module, folder],
             capture_output=True,
             timeout=TRIALS_SECONDS,
             check=False,
@@ -39,7 +49,7 @@ def outcomes() -> dict[str, Any]:
             text=True,
         )
         if done.returncode:
-            raise AssertionError(f"the trials broke off:\n{done.stderr}")
+            raise AssertionError(f"{module} broke off:\n{done.stderr}")
         told: dict[str, Any] = json.loads(done.stdout)
         return told
     finally:

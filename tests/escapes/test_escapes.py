@@ -6,10 +6,11 @@ import shutil
 
 from tests.escapes.askers import ASKERS
 from tests.escapes.attempts import ATTEMPTS
-from tests.escapes.expected import BY_ASKER, BY_CAPABILITY, BY_MODE, CAPABILITIES, MODES, NONE
+from tests.escapes.expected import BY_ASKER, BY_CAPABILITY, BY_MODE, CAPABILITIES, MODES, NONE, WITHOUT_DAEMON
 from tests.escapes.machine import CLIENT, OTHER
-from tests.escapes.running import EscapeTestCase, outcomes
+from tests.escapes.running import EscapeTestCase, outcomes, strains
 from tests.escapes.sent import CLOSED, CONTROL, REFUSED, SOCKETS
+from tests.escapes.strains import FINE, STRAINS
 from tests.escapes.trials import ACCEPTED, CAPABLE, FIREWALLS, OUTBOUND
 from tests.tables import each
 
@@ -55,6 +56,14 @@ class ByCapability(EscapeTestCase):
         self.assertEqual(tuple(CAPABLE), CAPABILITIES)
 
 
+class WithoutDaemon(EscapeTestCase):
+    """While the broker restarts."""
+
+    @each(*WITHOUT_DAEMON.items())
+    def test(self, name: str, expected: str) -> None:
+        self.assertEqual(outcomes()["without_daemon"][name], expected)
+
+
 class ByAsker(EscapeTestCase):
     """Who is asking."""
 
@@ -86,3 +95,11 @@ class Firewalls(EscapeTestCase):
         if shutil.which(needed) is None:
             self.skipTest(f"there is no {needed}")
         self.assertEqual(outcomes()["firewalls"][name], {str(CLIENT): "unreachable", str(OTHER): "locked"})
+
+
+class Strained(EscapeTestCase):
+    """What would leave something behind, or let others wait; behind each one the broker has nothing left of it."""
+
+    @each(*((name,) for name in STRAINS))
+    def test(self, name: str) -> None:
+        self.assertEqual(strains()[name], FINE)

@@ -19,7 +19,17 @@ from typing import Any
 
 from tests.escapes import cage
 from tests.escapes.askers import ASKERS, Asker, Asking, outcome
-from tests.escapes.attempts import ATTEMPTS, FAMILIES, LOCKED_ONLY, OUTBOUND_ONLY, Held
+from tests.escapes.attempts import (
+    ATTEMPTS,
+    FAMILIES,
+    LOCKED_ONLY,
+    OUTBOUND_ONLY,
+    POSSIBLE,
+    REFUSED,
+    SILENT,
+    Held,
+    share,
+)
 from tests.escapes.cage import CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, CAP_NET_RAW, Outside, Program
 from tests.escapes.expected import BY_CAPABILITY
 from tests.escapes.machine import CAGED, CLIENT, ELSEWHERE, HERE, OTHER, OUTSIDE, Machine
@@ -85,6 +95,7 @@ class Trials:
             told["capable"][capabilities] = {
                 name: self._outbound("locked", program, socket.AF_INET, name) for name in BY_CAPABILITY
             }
+        told["without_daemon"] = self._without_daemon(socket.AF_INET)
         return told
 
     def _attempts(self, family: socket.AddressFamily, mode: str) -> Iterator[str]:
@@ -136,6 +147,39 @@ class Trials:
                 return ATTEMPTS[name](self._held(handed.granted(), outside, family, broker))
 
         return machine.run(program, work)
+
+    def _without_daemon(self, family: socket.AddressFamily) -> dict[str, str]:
+        """Have a dialled and an accepted socket, and then no broker any more."""
+        machine = self._machine
+
+        def work(outside: Outside) -> str:
+            dialled = cage.look_up(machine.rundir("auto"), "locked", f"locked {machine.uri(family)}").granted()
+            with cage.dial(machine.rundir("auto", "plumberd")) as claim:
+                cage.ask_on(claim, op="serve", service="c-last")
+                outside.ask("is_let_in", "auto", family, "c-last")
+                accepted = cage.take(claim).granted()
+                outside.ask("stop_broker")
+            told = {}
+            for name, sock in (("dialled", dialled), ("accepted", accepted)):
+                held = self._held(sock, outside, family, "auto")
+                share(held)
+                held.listen(held.daemon)
+                told[f"{name}: be connected to there"] = POSSIBLE if outside.ask("reaches", held.daemon) else SILENT
+                told[f"{name}: tcpd listens there meanwhile"] = (
+                    POSSIBLE if outside.ask("can_listen", held.daemon) else REFUSED
+                )
+                held.disconnect()
+            outside.ask("keep_listening", held.daemon)
+            for name, sock in (("dialled", dialled), ("accepted", accepted)):
+                held = self._held(sock, outside, family, "auto")
+                try:
+                    held.listen(held.daemon)
+                except OSError:
+                    told[f"{name}: where somebody else keeps tcpd's socket"] = REFUSED
+            return json.dumps(told)
+
+        outcomes: dict[str, str] = json.loads(machine.run(CAGED, work))
+        return outcomes
 
     def _askers(self) -> Iterator[tuple[str, str]]:
         machine = self._machine
