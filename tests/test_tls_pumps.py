@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import random
 import socket
 import ssl
 import struct
+import weakref
 from collections.abc import Callable
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -19,7 +21,7 @@ from plumberd.effects.pumps import NOTHING
 from plumberd.effects.relay import Relay
 from plumberd.effects.tls_pumps import KEPT, MOST_LARGE, BufferPool, make_tls_pumps
 from plumberd.effects.tls_wire import Wire
-from tests.support import in_thread, is_reset, read_all, read_exactly, until
+from tests.support import in_thread, is_reset, read_all, read_exactly, real_reactor, until
 from tests.tables import each
 from tests.tls_peers import Peer, TlsTestCase, our_context, shake_both
 from tests.tls_records import ALERT, CLOSE_NOTIFY, DATA, HANDSHAKE, KEY_UPDATE, RecordPeer
@@ -420,6 +422,36 @@ class Starts(TlsTestCase):
         wire.give_back(b"before")
         self.relay_of(wire, near, inner)
         self.assertEqual(await in_thread(read_exactly, plain, 16), b"before and later")
+
+
+class Gone(TlsTestCase):
+    """What OpenSSL needs for a connection is large: it is freed at its end, and not by a round of the collector."""
+
+    @each(
+        ("an orderly end", lambda wire, sock: (wire.close_notify(), sock.close())),
+        ("a truncation", lambda wire, sock: sock.shutdown(socket.SHUT_WR)),
+        ("a reset", lambda wire, sock: reset(sock)),
+        ("no TLS", lambda wire, sock: sock.sendall(b"?" * 100)),
+    )
+    async def test_after(self, what: str, end: Callable[[Wire, socket.socket], object]) -> None:
+        gc.disable()
+        self.addCleanup(gc.enable)
+        left, right = self.tcp_pair()
+        plain, inner = self.pair()
+        far = self.wire_of(left, our_context(False), server=False)
+        near = self.wire_of(right, our_context(True), server=True)
+        shake_both(far, near)
+        left_alive = weakref.ref(near.connection)
+        forth, back = make_tls_pumps(near, right, inner, self.buffers)
+        done = self.ended.append
+        relay = Relay(self.poll, real_reactor, self.pipes, right, inner, done, forth=forth, back=back)
+        relay.start()
+        plain.shutdown(socket.SHUT_WR)
+        end(far, left)
+        await until(lambda: self.ended)
+        self.ended.clear()
+        del near, forth, back, relay
+        self.assertIsNone(left_alive())
 
 
 class Pumps(TlsTestCase):
