@@ -89,6 +89,16 @@ class Faults(CleanTestCase):
             openssl.do_handshake(openssl.ssl_of(connection))
         self.assertEqual((caught.exception.how, caught.exception.reason), ("truncated", openssl.EOF_REASON))
 
+    def test_a_number_of_another_part_of_openssl_is_none_of_tls(self) -> None:
+        with self.assertRaises(SSL.Error):
+            SSL.Context(SSL.TLS_METHOD).set_cipher_list(b"no such")
+        openssl._lib.SSL_CTX_set_cipher_list(our_context(True)._context, b"no such")
+        self.assertEqual(getattr(openssl._fault(openssl._lib.SSL_ERROR_SSL), "reason", None), 185)
+        bio = openssl._lib.BIO_new_mem_buf(b"no PEM", 6)
+        openssl._lib.PEM_read_bio_X509(bio, openssl._ffi.NULL, openssl._ffi.NULL, openssl._ffi.NULL)
+        openssl._lib.BIO_free(bio)
+        self.assertEqual(getattr(openssl._fault(openssl._lib.SSL_ERROR_SSL), "reason", None), 0)
+
     def test_errors_that_others_have_left_behind_are_not_taken_for_ours(self) -> None:
         left, _ = self.pair()
         left.setblocking(False)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import socket
 
+from hypothesis import given
+from hypothesis import strategies as st
 from OpenSSL import SSL
 
 from plumberd.effects import openssl
 from plumberd.effects.openssl import Buffer, TlsFault
 from plumberd.effects.pumps import NOTHING
+from plumberd.effects.tls_handshake import refused
 from plumberd.effects.tls_wire import Wire
 from tests.support import in_thread, read_exactly
-from tests.tables import each
+from tests.tables import PROPERTY, each
 from tests.tls_peers import TlsTestCase, our_context, shake_both
 from tests.tls_records import DATA, RecordPeer
+
+CLIENTS = {version: our_context(False, version) for version in ("1.2", "1.3")}
+SERVERS = {version: our_context(True, version) for version in ("1.2", "1.3")}
 
 
 class WireTestCase(TlsTestCase):
@@ -235,3 +242,49 @@ class Writes(WireTestCase):
         self.client.send(b"attack at dawn")
         self.right.setblocking(True)
         self.assertNotIn(b"attack", read_exactly(self.right, 14 + 5 + 16))
+
+
+class Changed(WireTestCase):
+    """Whatever somebody changes on the way, both sides fail with a reason, or what arrives is what was sent."""
+
+    @PROPERTY
+    @given(
+        version=st.sampled_from(("1.2", "1.3")),
+        flight=st.integers(0, 7),
+        at=st.floats(0, 1, exclude_max=True),
+        old=st.integers(0, 9),
+        new=st.binary(max_size=9),
+    )
+    def test_a_change_is_seen(self, version: str, flight: int, at: float, old: int, new: bytes) -> None:
+        pairs = [socket.socketpair() for _ in range(2)]
+        ends = [end for pair in pairs for end in pair]
+        with contextlib.ExitStack() as open_ends:
+            for end in ends:
+                open_ends.enter_context(end)
+                end.setblocking(False)
+            client = Wire(openssl.connect(CLIENTS[version], ends[0], server=False), server=False)
+            server = Wire(openssl.connect(SERVERS[version], ends[2], server=True), server=True)
+            got = b""
+            flights = 0
+            failed: set[Wire] = set()
+            for _ in range(8):
+                for wire in (client, server):
+                    with contextlib.suppress(BlockingIOError):
+                        try:
+                            if wire not in failed and not wire.is_open:
+                                wire.handshake()
+                            elif wire not in failed and wire is client:
+                                wire.send(b"attack at dawn")
+                            elif wire not in failed:
+                                got += wire.recv(1000)
+                        except OSError as e:
+                            failed.add(wire)
+                            self.assertTrue(refused(wire, e).reason.isprintable())
+                for source, sink in ((ends[1], ends[3]), (ends[3], ends[1])):
+                    with contextlib.suppress(OSError):
+                        data = source.recv(1 << 16)
+                        place = int(at * len(data))
+                        changed = data[:place] + new + data[place + old :]
+                        sink.send(changed if flights == flight else data)
+                        flights += 1
+            self.assertEqual(got.replace(b"attack at dawn", b""), b"")

@@ -39,6 +39,8 @@ ALERT_REASONS = 1000
 """A reason that is higher is the far side's alert, with its number added (SSL_AD_REASON_OFFSET)."""
 
 
+_ERR_LIB_SHIFT, _ERR_LIB_SSL = 23, 20  # err.h: which part of OpenSSL an error is of
+
 _TLS13_AES_128_GCM_SHA256 = b"\x13\x01"  # RFC 8446, B.4
 _PSK_SUITES = b"TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256"
 """Those with SHA-256, a key's own hash where nothing else is said (RFC 8446, 4.2.11): others would pass it over."""
@@ -57,7 +59,7 @@ class Want(enum.Enum):
 class TlsFault(Broken):
     """TLS cannot go on.
 
-    :ivar reason: OpenSSL's number, 0 where it gave none; see ``sslerr.h``.
+    :ivar reason: its number in ``sslerr.h``, 0 where it is none of those.
     """
 
     def __init__(self, how: str, reason: int, text: str) -> None:
@@ -352,7 +354,8 @@ def _fault(kind: int) -> OSError:
         if number:
             return OSError(number, os.strerror(number))
         return TlsFault("truncated", EOF_REASON, "the far side has hung up without a word")
-    reason = _lib.ERR_GET_REASON(error)
+    # Each part of OpenSSL counts its reasons from the same numbers on.
+    reason = _lib.ERR_GET_REASON(error) if error >> _ERR_LIB_SHIFT & 0xFF == _ERR_LIB_SSL else 0
     if reason == EOF_REASON:
         return TlsFault("truncated", reason, "the far side has hung up without a word")
     text = _lib.ERR_reason_error_string(error)
