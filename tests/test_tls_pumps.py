@@ -411,6 +411,41 @@ class Starts(TlsTestCase):
             self.relay_of(wire, near, inner)
             self.assertEqual(await in_thread(read_exactly, plain, 10), b"early bird")
 
+    async def test_bytes_that_come_between_the_last_read_and_the_relay_arrive(self) -> None:
+        far, near = self.tcp_pair()
+        plain, inner = self.pair()
+        peer = Peer(far, False)
+        shaking = in_thread(peer.handshake)
+        wire = await self.shake(near, our_context(True), server=True)
+        await shaking
+        assert isinstance(wire, Wire)
+        with self.assertRaises(BlockingIOError):
+            wire.recv(100)
+        self.poll.watch(near.fileno(), lambda events: None)
+        peer.sendall(b"in between")
+        await until(lambda: unread_bytes(near.fileno()))
+        await until(lambda: True)  # and the edge has gone to who watched before
+        self.relay_of(wire, near, inner)
+        self.assertEqual(await in_thread(read_exactly, plain, 10), b"in between")
+
+    async def test_bytes_that_were_read_and_given_back_arrive(self) -> None:
+        far, near = self.tcp_pair()
+        plain, inner = self.pair()
+        peer = Peer(far, False)
+        shaking = in_thread(peer.handshake, b"too much")
+        wire = await self.shake(near, our_context(True), server=True)
+        await shaking
+        assert isinstance(wire, Wire)
+        forth, back = make_tls_pumps(wire, near, inner, self.buffers)
+        self.assertEqual(wire.recv(100), b"too much")
+        with self.assertRaises(BlockingIOError):
+            wire.recv(100)
+        wire.give_back(b"much")
+        relay = Relay(self.poll, real_reactor, self.pipes, near, inner, self.ended.append, forth=forth, back=back)
+        self.addCleanup(self._end, relay)
+        relay.start()
+        self.assertEqual(await in_thread(read_exactly, plain, 4), b"much")
+
     async def test_bytes_that_were_given_back_come_first(self) -> None:
         far, near = self.tcp_pair()
         plain, inner = self.pair()
@@ -485,6 +520,7 @@ class Pumps(TlsTestCase):
         self.reader.fill()
         self.reader.drop()
         self.client.send(b"x")
+        self.reader.wants(self.tls, IN)
         self.reader.fill()
         self.reader.empty()
         self.assertEqual(self.plain.recv(100), b"x")
@@ -493,7 +529,17 @@ class Pumps(TlsTestCase):
         self.client.send(b"one")
         self.reader.fill()
         self.client.send(b"two")
+        self.reader.wants(self.tls, IN)
         self.assertEqual(self.reader.fill(), NOTHING)
+
+    def test_a_drained_socket_is_not_asked_again_before_its_next_edge(self) -> None:
+        self.assertEqual(self.reader.fill(), NOTHING)
+        self.client.send(b"x")
+        self.assertEqual(self.reader.fill(), NOTHING)
+        self.reader.wants(self.tls, OUT)
+        self.assertEqual(self.reader.fill(), NOTHING)
+        self.reader.wants(self.tls, IN)
+        self.assertEqual(self.reader.fill(), 1)
 
     def test_an_orderly_end_is_not_something_more(self) -> None:
         self.client.close_notify()

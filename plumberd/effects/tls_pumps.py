@@ -101,6 +101,14 @@ class _Buffered(Pump):
 class TlsReader(_Buffered):
     """From TLS to a socket: *source* is the socket below the wire."""
 
+    def __init__(self, wire: Wire, source: socket.socket, sink: socket.socket, buffers: BufferPool) -> None:
+        super().__init__(wire, source, sink, buffers)
+        wire.is_drained = False  # the edges since the last read were somebody else's
+
+    def fill(self) -> int:
+        """See :meth:`Pump.fill`; the socket is not asked again until :meth:`wants` has heard of it."""
+        return NOTHING if self._wire.is_drained else super().fill()
+
     def _read(self, buffer: Buffer) -> int:
         return self._wire.read_into(buffer)
 
@@ -121,6 +129,8 @@ class TlsReader(_Buffered):
 
     def wants(self, sock: socket.socket, events: int) -> bool:
         """See :meth:`Pump.wants`: reading may have to write first, when the far side has asked for new keys."""
+        if sock is self.source and events & ~OUT:
+            self._wire.is_drained = False
         if sock is self.source and events & OUT and self._wire.reading_waits is Want.WRITE:
             return True
         return super().wants(sock, events)
@@ -129,6 +139,7 @@ class TlsReader(_Buffered):
         """See :meth:`Pump.has_more`: what lies in the socket may be the orderly end, or no bytes of the stream."""
         if self.holds:
             return True
+        self._wire.is_drained = False
         try:
             return self.fill() > 0
         except OSError:

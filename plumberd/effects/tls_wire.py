@@ -24,6 +24,7 @@ class Wire:
     :ivar connection: pyOpenSSL's object, for what looks at certificates.
     :ivar psk_identity: the name of the pre-shared key that both sides have proved, if it was one.
     :ivar is_open: the handshake is over.
+    :ivar is_drained: the last read has found the socket empty, so that there is nothing before its next edge.
     :ivar reading_waits, writing_waits: what the last call that could not go on waits for. Reading may have
         to write (an answer to the far side's new keys), and the other way round.
     """
@@ -34,6 +35,7 @@ class Wire:
         "_fault",
         "_ssl",
         "connection",
+        "is_drained",
         "is_open",
         "psk_identity",
         "reading_waits",
@@ -54,6 +56,7 @@ class Wire:
         self.reading_waits = self.writing_waits = Want.READ
         self.psk_identity: str | None = None
         self.is_open = False
+        self.is_drained = False
 
     def handshake(self) -> Want | None:
         """Go on with the handshake; return what it waits for, ``None`` when it is over.
@@ -79,6 +82,7 @@ class Wire:
         if self._fault is not None:
             raise _again(self._fault)
         count, want, self._fault = openssl.read(self._ssl, buffer)
+        self.is_drained = want is Want.READ
         if want is not None:
             self.reading_waits = want
             return count or NOTHING
@@ -142,6 +146,7 @@ class Wire:
     def give_back(self, data: bytes) -> None:
         """Put *data* in front of what is read next: what came behind a handshake within."""
         self._ahead = data + self._ahead
+        self.is_drained = False
 
     @property
     def alpn(self) -> str:
