@@ -127,3 +127,10 @@ WITHOUT_DAEMON: dict[str, str] = {
     "accepted: where somebody else keeps tcpd's socket": REFUSED,
 }
 """What comes of listening on tcpd's port with a `locked` socket while no broker runs."""
+
+COUNTERED: dict[str, str] = {
+    "send its data by way of another host (IPv6 routing header)": SILENT,
+    "send a SYN from an address that the machine does not have (IPV6_FREEBIND)": SILENT,
+    "send a SYN to another server, whose answer never comes": POSSIBLE,
+}
+"""What is left of what a `locked` IPv6 socket can send, behind the packet filter of docs/security.md."""

@@ -6,7 +6,16 @@ import shutil
 
 from tests.escapes.askers import ASKERS
 from tests.escapes.attempts import ATTEMPTS
-from tests.escapes.expected import BY_ASKER, BY_CAPABILITY, BY_MODE, CAPABILITIES, MODES, NONE, WITHOUT_DAEMON
+from tests.escapes.expected import (
+    BY_ASKER,
+    BY_CAPABILITY,
+    BY_MODE,
+    CAPABILITIES,
+    COUNTERED,
+    MODES,
+    NONE,
+    WITHOUT_DAEMON,
+)
 from tests.escapes.machine import CLIENT, OTHER
 from tests.escapes.running import EscapeTestCase, outcomes, strains
 from tests.escapes.sent import CLOSED, CONTROL, REFUSED, SOCKETS
@@ -54,6 +63,17 @@ class ByCapability(EscapeTestCase):
 
     def test_every_column_is_tried(self) -> None:
         self.assertEqual(tuple(CAPABLE), CAPABILITIES)
+
+
+class Countered(EscapeTestCase):
+    """Behind the packet filter that docs/security.md proposes."""
+
+    if shutil.which("nft") is None:
+        skip = "there is no nft"
+
+    @each(*COUNTERED.items())
+    def test(self, name: str, expected: str) -> None:
+        self.assertEqual(outcomes()["countered"][name], expected)
 
 
 class WithoutDaemon(EscapeTestCase):

@@ -31,7 +31,7 @@ from tests.escapes.attempts import (
     share,
 )
 from tests.escapes.cage import CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, CAP_NET_RAW, Outside, Program
-from tests.escapes.expected import BY_CAPABILITY
+from tests.escapes.expected import BY_CAPABILITY, COUNTERED
 from tests.escapes.machine import CAGED, CLIENT, ELSEWHERE, HERE, OTHER, OUTSIDE, Machine
 from tests.escapes.sent import Sending
 
@@ -66,6 +66,18 @@ FIREWALLS: dict[str, tuple[str, str, str]] = {
 """What speaks of a user: the program that it needs, what puts it in force, and what takes it away."""
 
 
+COUNTER_MEASURES = """
+table inet escapes {
+    chain out {
+        type filter hook output priority 0;
+        exthdr rt exists drop
+        fib saddr type != local drop
+    }
+}
+"""
+"""What docs/security.md proposes against what a `locked` IPv6 socket can still send."""
+
+
 class Trials:
     """The trials of one machine that has started."""
 
@@ -95,6 +107,7 @@ class Trials:
             told["capable"][capabilities] = {
                 name: self._outbound("locked", program, socket.AF_INET, name) for name in BY_CAPABILITY
             }
+        told["countered"] = self._countered()
         told["without_daemon"] = self._without_daemon(socket.AF_INET)
         return told
 
@@ -147,6 +160,15 @@ class Trials:
                 return ATTEMPTS[name](self._held(handed.granted(), outside, family, broker))
 
         return machine.run(program, work)
+
+    def _countered(self) -> dict[str, str]:
+        """Try again, behind a packet filter, what the lock lets through."""
+        if shutil.which("nft") is None:
+            return {}
+        subprocess.run(["nft", "-f", "-"], check=True, input=COUNTER_MEASURES, text=True)
+        told = {name: self._outbound("locked", CAGED, socket.AF_INET6, name) for name in COUNTERED}
+        subprocess.run(["nft", "delete", "table", "inet", "escapes"], check=True)
+        return told
 
     def _without_daemon(self, family: socket.AddressFamily) -> dict[str, str]:
         """Have a dialled and an accepted socket, and then no broker any more."""
