@@ -61,16 +61,27 @@ class PlumberdService(Service):
         self.broker.start()
         for daemon in self.scheme_daemons:
             daemon.start()
+        if self._reactor is None:
+            # Behind the reactor's own handlers, which it installs when it begins to run.
+            self.core.reactor.callLater(0, self._running, self.core)
+        else:
+            self._announce()
+
+    def _running(self, core: Core) -> None:
+        """Signals are answered from now on; only then is it said that everything is there."""
+        if self.core is core:
+            _stop_cleanly_on_sigterm(core.reactor)
+            _reload_on_sighup(core)
+            self._announce()
+
+    def _announce(self) -> None:
+        assert self.core is not None and self.tcpd is not None
         lines = announcement(
             self.settings,
             self.core.powers,
             has_pidfds=self.core.inspector.has_pidfds,
             addresses=self.tcpd.addresses,
         )
-        if self._reactor is None:
-            # Behind the reactor's own handlers, which it installs when it begins to run.
-            self.core.reactor.callLater(0, _stop_cleanly_on_sigterm, self.core.reactor)
-            self.core.reactor.callLater(0, _reload_on_sighup, self.core)
         for line in lines:
             if line.startswith("warning: "):
                 self._log.warn("{line}", line=line)
