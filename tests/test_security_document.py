@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -77,7 +78,9 @@ class Attacks(SynchronousTestCase):
 class Tables(SynchronousTestCase):
     """The tables of outcomes, in the document and in the code."""
 
-    def check(self, heading: str, expected: dict[str, tuple[str, ...]], head: tuple[str, ...], number: int = 0) -> None:
+    def check(
+        self, heading: str, expected: Mapping[str, tuple[str, ...]], head: tuple[str, ...], number: int = 0
+    ) -> None:
         """Compare the *number*th table below *heading*."""
         tables = [part for part in section("security.md", heading).split("\n\n") if part.startswith("| ")]
         first, *found = rows(tables[number])
