@@ -27,7 +27,8 @@ NOTHING_SECONDS = 0.15
 
 Address = tuple[str, int]
 
-SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_LOCK_FILTER, SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_CBPF = 26, 27, 44, 50, 51
+SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_LOCK_FILTER, SO_ATTACH_BPF = 26, 27, 44, 50
+SO_ATTACH_REUSEPORT_CBPF, SO_ATTACH_REUSEPORT_EBPF = 51, 52
 SO_MARK, SO_PEERPIDFD = 36, 77
 IP_TOS, IP_OPTIONS, IP_FREEBIND, IP_TRANSPARENT = 1, 4, 15, 19
 IPV6_RTHDR, IPV6_TRANSPARENT, IPV6_FREEBIND = 57, 75, 78
@@ -272,7 +273,7 @@ def detach(held: Held) -> str:
     return POSSIBLE
 
 
-@attempt("put another filter in its place (SO_ATTACH_FILTER, _BPF, _REUSEPORT_CBPF)", locked=True)
+@attempt("put another filter in its place (SO_ATTACH_FILTER, _BPF, _REUSEPORT_CBPF, _REUSEPORT_EBPF)", locked=True)
 def replace(held: Held) -> str:
     instruction = struct.pack("=HBBI", 6, 0, 0, 0xFFFFFFFF)  # return all
     buffer = bytearray(instruction)
@@ -282,6 +283,7 @@ def replace(held: Held) -> str:
         (SO_ATTACH_FILTER, program),
         (SO_ATTACH_BPF, struct.pack("i", held.sock.fileno())),
         (SO_ATTACH_REUSEPORT_CBPF, program),
+        (SO_ATTACH_REUSEPORT_EBPF, struct.pack("i", held.sock.fileno())),
     ):
         try:
             held.sock.setsockopt(socket.SOL_SOCKET, option, value)

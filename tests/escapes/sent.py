@@ -147,6 +147,7 @@ class Sending:
         answer = cage.ask(self._rundir, op="confine", services=["here"], control=True)
         with answer.granted() as control:
             control.settimeout(cage.DEADLINE_SECONDS)
+            socket.send_fds(control, [REQUEST], [control.fileno()])
             said = {self._send(control, make, end_lingering, count) for count in (1, 2, MANY)}
             self._serves()
         return "/".join(sorted(said))
