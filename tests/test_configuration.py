@@ -241,7 +241,7 @@ class Secrets(ConfiguredTestCase):
         self.assertTrue(found.startswith(wanted), found)
 
     def test_it_is_their_own_file_that_counts(self) -> None:
-        self.write("redirect.a = [{to = 'tls://user:hunter2@h.example', for = 'uid:7'}]", "a.toml", 0o644)
+        self.write("redirect.a = [{to = 'tls://user:hunter2@h.example/a', for = 'uid:7'}]", "a.toml", 0o644)
         self.write(self.SECRET, "b.toml", 0o600)
         (found,) = self.mistakes("include = ['a.toml', 'b.toml']", mode=0o600)
         self.assertTrue(found.startswith("a.toml: redirect.a: a secret in a readable file"), found)
