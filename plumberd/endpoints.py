@@ -31,16 +31,16 @@ from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred, execute, succeed
 from twisted.internet.interfaces import (
     IAddress,
-    IFileDescriptorReceiver,
     IListeningPort,
     IProtocol,
     IProtocolFactory,
+    IReadWriteDescriptor,
     IStreamClientEndpoint,
     IStreamClientEndpointStringParserWithReactor,
     IStreamServerEndpoint,
     IStreamServerEndpointStringParser,
 )
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import connectionDone
 from twisted.internet.task import deferLater
 from twisted.plugin import IPlugin
 from twisted.python.failure import Failure
@@ -133,8 +133,8 @@ class IpcClientEndpoint:
         while (found := way.attempt()) is None:
             await deferLater(self._reactor, way.pause_seconds)
         broker, data = found
-        asking = _Asking(data)
-        adopt(self._reactor, broker, Factory.forProtocol(lambda: asking))
+        asking = _Asking(self._reactor, broker, data)
+        asking.start()
         return await asking.answered
 
     def _timed_out(self, result: object, seconds: float) -> None:
@@ -157,63 +157,75 @@ class IpcClientEndpoint:
         return protocol
 
 
-@implementer(IFileDescriptorReceiver)
-class _Asking(Protocol):
+@implementer(IReadWriteDescriptor)
+class _Asking:
     """Sends what there is to send, reads the answer, and owns the descriptor until :attr:`answered` fires.
 
     That is when this connection has been closed: with the blocking socket, which is its
-    receiver's from then on, or with a :class:`plumberd.client.Error`.
+    receiver's from then on, or with a :class:`plumberd.client.Error`. Twisted's own transport
+    would give up at the first write that fails; a broker that has no place for us says so, and
+    hangs up before it reads.
     """
 
-    def __init__(self, data: bytes) -> None:
-        self.answered: Deferred[socket.socket] = Deferred(self._cancel)
-        self._data = data
+    def __init__(self, reactor: Any, broker: socket.socket, data: bytes) -> None:
+        """*broker* belongs to this object from now on, and is non-blocking."""
+        self.answered: Deferred[socket.socket] = Deferred(lambda _: self._close())
+        self._reactor = reactor
+        self._broker = broker
+        self._data = memoryview(data)
         self._answer = client.Answer()
-        self._error: client.Error | None = None
-        self._cancelled = False
 
-    @property
-    def _wire(self) -> Any:
-        return self.transport
+    def start(self) -> None:
+        """Begin."""
+        self._reactor.addReader(self)
+        if self._data:
+            self._reactor.addWriter(self)
 
-    def connectionMade(self) -> None:
-        """See :class:`twisted.internet.protocol.BaseProtocol`."""
-        self._wire.write(self._data)
+    def fileno(self) -> int:
+        """See :class:`twisted.internet.interfaces.IFileDescriptor`."""
+        return self._broker.fileno()
 
-    def fileDescriptorReceived(self, descriptor: int) -> None:
-        """See :class:`twisted.internet.interfaces.IFileDescriptorReceiver`."""
-        os.set_inheritable(descriptor, False)  # Twisted's recvmsg leaves it open for children
-        self._answer.add_descriptor(descriptor)
+    def logPrefix(self) -> str:
+        """See :class:`twisted.internet.interfaces.ILoggingContext`."""
+        return "ipc"
 
-    def dataReceived(self, data: bytes) -> None:
-        """See :class:`twisted.internet.protocol.Protocol`."""
+    def doWrite(self) -> None:
+        """See :class:`twisted.internet.interfaces.IWriteDescriptor`."""
         try:
-            if self._answer.add(data):
-                self._wire.loseConnection()
-        except client.Error as e:
-            self._error = e
-            self._wire.abortConnection()
+            self._data = self._data[self._broker.send(self._data, socket.MSG_NOSIGNAL) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._data = self._data[:0]  # it may have said why
+        if not self._data:
+            self._reactor.removeWriter(self)
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """See :class:`twisted.internet.protocol.Protocol`."""
+    def doRead(self) -> None:
+        """See :class:`twisted.internet.interfaces.IReadDescriptor`."""
         try:
-            if self._cancelled:
-                return
-            if self._error is not None:
-                raise self._error
-            if self._answer.missing_bytes:
-                self._answer.add(b"")  # the end of the stream, which is an error there
+            while not self._answer.receive(self._broker):
+                pass
             sock, _ = self._answer.take_socket()
+        except BlockingIOError:
+            return
         except client.Error as e:
+            self._close()
             self.answered.errback(e)
         else:
+            self._close()
             self.answered.callback(sock)
-        finally:
-            self._answer.close()
 
-    def _cancel(self, _: object) -> None:
-        self._cancelled = True
-        self._wire.abortConnection()
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """See :class:`twisted.internet.interfaces.IFileDescriptor`: it cannot be watched, or the reactor stops."""
+        self._close()
+        if not self.answered.called:
+            self.answered.errback(client.Error(errno.ECONNRESET, "the broker hung up without an answer"))
+
+    def _close(self) -> None:
+        self._reactor.removeReader(self)
+        self._reactor.removeWriter(self)
+        self._broker.close()
+        self._answer.close()
 
 
 @implementer(IStreamServerEndpoint)
