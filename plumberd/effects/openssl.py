@@ -21,6 +21,7 @@ from OpenSSL import SSL
 
 from plumberd.effects.pumps import Broken
 
+# pyOpenSSL uses these bindings itself and declares them nowhere; a test says so when they go away.
 _lib: Any = SSL._lib  # type: ignore[attr-defined]
 _ffi: Any = SSL._ffi  # type: ignore[attr-defined]
 

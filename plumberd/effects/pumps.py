@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import Protocol
 
@@ -62,7 +63,7 @@ class Cutter(Protocol):
         """Whether a frame has begun and is not complete."""
 
 
-class Pump:
+class Pump(ABC):
     """One direction.
 
     :ivar moved: bytes that reached the sink.
@@ -78,25 +79,25 @@ class Pump:
         self.finished = False
 
     @property
+    @abstractmethod
     def holds(self) -> bool:
         """Whether there is something that the sink has not taken."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fill(self) -> int:
         """Read once; return how many bytes, 0 at the source's end, :data:`NOTHING` where there was nothing.
 
         :raises OSError: the source is broken; everything before that has been read.
         :raises Untranslatable: it sent what makes no message.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def empty(self) -> bool:
         """Write what can be written; tell whether anything was.
 
         :raises OSError: the sink is broken.
         :raises Untranslatable: a message does not fit.
         """
-        raise NotImplementedError
 
     def pass_end(self) -> bool:
         """Tell the sink that all has come; ``False`` where it takes that later, when :meth:`wants` says.
@@ -116,12 +117,12 @@ class Pump:
         """Tell whether there is something that has not reached the sink, here or at the source."""
         return self.holds or kernel.unread_bytes(self.source.fileno()) > 0
 
-    def settle(self) -> None:
+    def settle(self) -> None:  # noqa: B027 - a hook: most have nothing there
         """Leave nothing at the source that would make its close a reset: both ends are orderly."""
 
+    @abstractmethod
     def drop(self) -> None:
         """Forget what is held."""
-        raise NotImplementedError
 
 
 class SplicePump(Pump):
@@ -204,8 +205,9 @@ class _Copying(Pump):
         except BlockingIOError:
             return NOTHING
 
+    @abstractmethod
     def _read(self) -> int:
-        raise NotImplementedError
+        """Read once into the queue, as :meth:`fill`."""
 
     def _write(self) -> bool:
         """Write the first piece, or a part of it, which leaves the rest in its place; tell whether it went."""

@@ -10,6 +10,7 @@ same, at the same time. The caller of a published service names none.
 from __future__ import annotations
 
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from plumberd.effects.audit import Outcome
@@ -74,7 +75,7 @@ class Callers:
         self.holding.close()
 
 
-class Inbound:
+class Inbound(ABC):
     """One remote caller, from its first byte to the relay. Subclasses know how its bytes are carried."""
 
     def __init__(self, callers: Callers, who: RemoteWho, published: str | None) -> None:
@@ -173,17 +174,17 @@ class Inbound:
         """
         return False
 
+    @abstractmethod
     def carry(self, service: socket.socket) -> None:
         """Say ok and relay; owns *service* from then on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tell(self, word: Refusal) -> None:
         """Refuse and hang up in order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Close the connection as it is. Idempotent."""
-        raise NotImplementedError
 
     def here(self) -> End | None:
         """Return where the caller came in, where that has an address."""
