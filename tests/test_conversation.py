@@ -302,7 +302,8 @@ class Pushing(PushingTestCase):
 
 
 class Serving(PushingTestCase):
-    def test_who_serves_may_ask_nothing_for_as_long_as_it_likes(self) -> None:
+    def claiming(self) -> tuple[Conversation, socket.socket]:
+        """Return a conversation that serves, and has told its client so."""
         conversation, client = self.converse()
         client.sendall(native_frame({"op": "serve", "service": "pong"}))
         self.turn()
@@ -310,6 +311,10 @@ class Serving(PushingTestCase):
         conversation.answer(b"an answer")
         self.take(client)
         self.turn()
+        return conversation, client
+
+    def test_who_serves_may_ask_nothing_for_as_long_as_it_likes(self) -> None:
+        conversation, client = self.claiming()
         self.assertFalse(self.patience.is_set(conversation))
         self.clock.advance(1000.0)
         self.assertEqual(self.told, [])
@@ -338,13 +343,7 @@ class Serving(PushingTestCase):
         self.assertEqual(self.told, ["broken"])
 
     def test_one_that_begins_while_it_rests_has_its_deadline_too(self) -> None:
-        conversation, client = self.converse()
-        client.sendall(native_frame({"op": "serve", "service": "pong"}))
-        self.turn()
-        conversation.serve(lambda: None)
-        conversation.answer(b"an answer")
-        self.take(client)
-        self.turn()
+        conversation, client = self.claiming()
         client.sendall(native_frame({"op": "status"})[:6])
         self.turn()
         self.clock.advance(6.0)

@@ -606,7 +606,8 @@ class Queue(ServingTestCase):
         told, _ = await self.take(second)
         self.assertEqual(told["service"], "ping")
 
-    async def test_a_push_waits_until_its_user_has_room(self) -> None:
+    async def without_room(self) -> tuple[Claim, socket.socket, socket.socket]:
+        """Return a claim, who has not read the one descriptor that there is room for, and who asks for the claimed."""
         self.start(ALLOW, limits=Limits(unread_descriptors_per_uid=1))
         claim = await self.claim()
         unread = self.claimant().sock
@@ -615,6 +616,10 @@ class Queue(ServingTestCase):
         await until(lambda: self.broker.unread.active == 1)
         asking = self.claimant().sock
         asking.sendall(native_frame({"op": "lookup", "service": "pong"}))
+        return claim, unread, asking
+
+    async def test_a_push_waits_until_its_user_has_room(self) -> None:
+        claim, unread, asking = await self.without_room()
         await until(lambda: self.registration().waiting == 1)
         self.assertEqual(self.broker.unread.waiting, 2)  # the lookup itself, and the claim
         for sock in (unread, asking):
@@ -626,14 +631,7 @@ class Queue(ServingTestCase):
         await until(lambda: self.broker.unread.active == 0)
 
     async def test_who_waits_for_room_and_goes_leaves_it_to_others(self) -> None:
-        self.start(ALLOW, limits=Limits(unread_descriptors_per_uid=1))
-        claim = await self.claim()
-        unread = self.claimant().sock
-        self.serve(self.rundir, "other")
-        unread.sendall(native_frame({"op": "lookup", "service": "other"}))
-        await until(lambda: self.broker.unread.active == 1)
-        asking = self.claimant().sock
-        asking.sendall(native_frame({"op": "lookup", "service": "pong"}))
+        claim, unread, asking = await self.without_room()
         await until(lambda: self.broker.unread.waiting == 2)
         claim.close()
         await until(lambda: self.broker.unread.waiting == 1)

@@ -195,8 +195,9 @@ def dies_before_its_grant(broker: Broker) -> None:
         child.end()
 
 
-@strain("clients that die between grant and hand-over, with the descriptor unread")
-def dies_before_it_reads(broker: Broker) -> None:
+def child_with_unread(broker: Broker, program: Program) -> Child:
+    """Start a child with 50 answers that have come, and are not read."""
+
     def work(outside: socket.socket) -> None:
         socks = [broker.connect() for _ in range(50)]
         for sock in socks:
@@ -206,24 +207,20 @@ def dies_before_it_reads(broker: Broker) -> None:
         outside.send(b"granted")
         signal.pause()
 
-    child = Child(CAGED, work)
+    child = Child(program, work)
     expect(child.said(), "granted")
+    return child
+
+
+@strain("clients that die between grant and hand-over, with the descriptor unread")
+def dies_before_it_reads(broker: Broker) -> None:
+    child = child_with_unread(broker, CAGED)
     child.end()
 
 
 @strain("clients that never read their descriptor")
 def never_reads(broker: Broker) -> None:
-    def work(outside: socket.socket) -> None:
-        socks = [broker.connect() for _ in range(50)]
-        for sock in socks:
-            sock.sendall(framed(broker.request))
-        for sock in socks:
-            sock.recv(1, socket.MSG_PEEK)
-        outside.send(b"granted")
-        signal.pause()
-
-    child = Child(OTHER_CAGED, work)
-    expect(child.said(), "granted")
+    child = child_with_unread(broker, OTHER_CAGED)
     broker.check_hangs_up(50)
     child.end()
 
