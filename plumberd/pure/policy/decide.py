@@ -233,10 +233,11 @@ def _by_rules(policy: Policy, question: Question, need: _Need | None) -> Verdict
             continue
         if match is Match.MAYBE:
             return Verdict(None, "", "the addresses decide")
+        ask = _ask(question, need) if rule.action is Action.DENY else ""
         return Verdict(
             rule.action.opens,
             f"{at + 1}: {rule}",
-            _REASONS[rule.action].format(number=at + 1, ask=_ask(question, need)),
+            _REASONS[rule.action].format(number=at + 1, ask=ask),
             rule.handover,
             number=at + 1,
             source=rule.source,
@@ -290,19 +291,19 @@ def _names(rule: Rule, need: _Need) -> bool:
 
 
 def _default(policy: Policy, question: Question, need: _Need | None) -> Verdict:
-    ask, standing = _ask(question, need), question.subject.standing
+    standing = question.subject.standing
     if need is not None:
         port = " and its port" if need.with_port else ""
-        return Verdict(
-            False, "default", f"{need.address} is {need.kind} address: it needs a rule that names it{port}: {ask}"
-        )
+        reason = f"{need.address} is {need.kind} address: it needs a rule that names it{port}: {_ask(question, need)}"
+        return Verdict(False, "default", reason)
     if question.direction is Direction.SERVE:
-        return Verdict(False, "default serve=deny", f"to serve a name takes a rule: {ask}")
+        return Verdict(False, "default serve=deny", f"to serve a name takes a rule: {_ask(question)}")
     if question.direction is Direction.IN:
-        return _by_default(policy, Direction.IN, ask)
+        return _by_default(policy, question)
     if standing is not Standing.LOCAL:
         who = "confined clients" if standing is Standing.CONFINED else "remote callers"
-        return Verdict(False, f"default for {who}", f"a {who[:-1]} needs a rule for what leads further: {ask}")
+        reason = f"a {who[:-1]} needs a rule for what leads further: {_ask(question)}"
+        return Verdict(False, f"default for {who}", reason)
     if _is_special(policy, question.to):
         what = f"the route's {question.to.scheme} endpoint does what the client could not do by itself"
         if not question.to.special:
@@ -312,18 +313,18 @@ def _default(policy: Policy, question: Question, need: _Need | None) -> Verdict:
         )
     if question.to.scheme == "unix":
         return Verdict(True, "default for local services", "local services are open to unconfined clients")
-    return _by_default(policy, Direction.OUT, ask)
+    return _by_default(policy, question)
 
 
-def _by_default(policy: Policy, direction: Direction, ask: str) -> Verdict:
-    allowed = policy.defaults[direction]
-    rule = f"default {direction.value}={'allow' if allowed else 'deny'}"
+def _by_default(policy: Policy, question: Question) -> Verdict:
+    allowed = policy.defaults[question.direction]
+    rule = f"default {question.direction.value}={'allow' if allowed else 'deny'}"
     if allowed:
         return Verdict(True, rule, "no rule matches, and the default lets it through")
-    return Verdict(False, rule, f"no rule matches, and the default refuses it; a rule for it: {ask}")
+    return Verdict(False, rule, f"no rule matches, and the default refuses it; a rule for it: {_ask(question)}")
 
 
-def _ask(question: Question, need: _Need | None) -> str:
+def _ask(question: Question, need: _Need | None = None) -> str:
     """The rule that would let just this through, for people to ask for."""
     to = question.to
     if to.addresses is not None:  # there is one; no rule can hold its zone id

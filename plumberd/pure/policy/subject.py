@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -67,7 +68,7 @@ class Subject:
     cgroup: str | None = None
     words: frozenset[str] = frozenset()
 
-    @property
+    @functools.cached_property
     def proved_names(self) -> tuple[str, ...]:
         """The DNS names that a certificate proves."""
         return tuple(word[5:] for word in sorted(self.words) if word.startswith("cert:"))
