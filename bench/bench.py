@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import Any, NoReturn
@@ -92,7 +92,9 @@ Results = dict[str, dict[str, list[float]]]
 """Measure's name → contender's name → one figure a run, in the measure's unit."""
 
 
-def run_all(stage: Stage, contenders: Sequence[Contender], rounds: int, seconds: float) -> Results:
+def run_all(
+    stage: Stage, contenders: Sequence[Contender], rounds: int, seconds: float, measures: Sequence[Measure] = MEASURES
+) -> Results:
     """Measure everything *rounds* times; the contenders take turns at each measure.
 
     Every other turn goes through them backwards, so that a machine that grows slower or
@@ -100,12 +102,13 @@ def run_all(stage: Stage, contenders: Sequence[Contender], rounds: int, seconds:
 
     :raises BenchError: where anything fails.
     """
-    results: Results = {m.name: {c.name: [] for c in contenders} for m in MEASURES}
-    cpus = os.sched_getaffinity(0)
+    results: Results = {m.name: {c.name: [] for c in contenders} for m in measures}
+    cpus, chooses = os.sched_getaffinity(0), any(m.one_cpu for m in measures)
     for number in range(rounds):
-        for measure in MEASURES:
+        for measure in measures:
             show_progress(f"round {number + 1} of {rounds}: {measure.name}")
-            stage.place({max(cpus)} if measure.one_cpu else cpus)
+            if chooses:
+                stage.place({max(cpus)} if measure.one_cpu else cpus)
             for turn in range(number, number + measure.repeats):
                 for contender in contenders if turn % 2 == 0 else reversed(contenders):
                     results[measure.name][contender.name].append(run(measure, contender, seconds))
@@ -209,42 +212,62 @@ def interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the benchmark; return 0 where it ran, whether or not the goals hold."""
-    arguments = read_arguments(words)
+def run_measuring(target: str, measure: Callable[[], None]) -> int:
+    """Run *measure*, which starts and ends everything itself; return the exit status.
+
+    :param target: of make, that builds what is needed.
+    """
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
     if not LOAD.exists():
-        print(f"bench: {LOAD} is not there; make bench builds it", file=sys.stderr)
+        print(f"bench: {LOAD} is not there; make {target} builds it", file=sys.stderr)
         return 1
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
-        with Stage() as stage:
-            results = run_all(stage, stage.start(), arguments.rounds, arguments.seconds)
+        measure()
     except BenchError as e:
         print(f"bench: {e}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("bench: interrupted; what was started is ended", file=sys.stderr)
         return 130
-    context = {
+    return 0
+
+
+def surroundings() -> dict[str, Any]:
+    """Return when and on what is measured."""
+    return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "kernel": platform.release(),
         "processors": os.cpu_count(),
         "python": platform.python_version(),
-        "rounds": arguments.rounds,
-        "seconds": arguments.seconds,
     }
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the benchmark; return 0 where it ran, whether or not the goals hold."""
+    arguments = read_arguments(words)
+
+    def measure() -> None:
+        with Stage() as stage:
+            results = run_all(stage, stage.start(), arguments.rounds, arguments.seconds)
+        report(arguments, results)
+
+    return run_measuring("bench", measure)
+
+
+def report(arguments: argparse.Namespace, results: Results) -> None:
+    """Print what was measured."""
+    context = {**surroundings(), "rounds": arguments.rounds, "seconds": arguments.seconds}
     if arguments.json:
         print(as_json(results, context))
-        return 0
+        return
     print(", ".join(f"{key} {value}" for key, value in context.items()))
     print("medians; behind each the median of its ratios to direct TCP\n")
     print("\n".join(table(results)))
     print()
     print("\n".join(sentence(goal, reached) for goal, reached in judge(results)))
-    return 0
 
 
 if __name__ == "__main__":

@@ -189,7 +189,7 @@ class Stage:
         servers = "\n".join(f"    server s{n} {address}:{to_port}" for n, address in enumerate(ADDRESSES))
         config = self._directory / f"{name}.cfg"
         config.write_text(HAPROXY.format(binds=binds, servers=servers))
-        self._spawn(f"haproxy-{name}", [haproxy(), "-db", "-q", "-f", str(config)])
+        self._spawn(f"haproxy-{name}", [found("haproxy"), "-db", "-q", "-f", str(config)])
         return port
 
     def _spawn(
@@ -265,15 +265,16 @@ def free_port() -> int:
             return port
 
 
-def haproxy() -> str:
-    """Return the path of HAProxy, which may lie where only root's PATH leads.
+def found(*names: str) -> str:
+    """Return the path of a program, which may lie where only root's PATH leads.
 
     :raises BenchError: where there is none.
     """
-    path = shutil.which("haproxy", path=os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin")
-    if path is None:
-        raise BenchError("haproxy is not installed, and it is what plumberd is compared with")
-    return path
+    for name in names:
+        path = shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin")
+        if path is not None:
+            return path
+    raise BenchError(f"{names[0]} is not installed, and it is what plumberd is compared with")
 
 
 def prctl(option: int, argument: int) -> None:

@@ -10,24 +10,28 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import json
-import os
-import platform
-import resource
-import signal
 import socket
 import statistics
 import struct
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from stage import LOAD, BenchError
+from stage import BenchError
 from tls_stage import GROUP, HAPROXIES, PLUMBERDS, SUITE, TlsContender, TlsStage, memory_of
 
-from bench import HANGING_SECONDS, REST_SECONDS, Goal, Measure, Results, interrupt, run, show_progress
+from bench import (
+    HANGING_SECONDS,
+    Goal,
+    Measure,
+    Results,
+    ratio,
+    run_all,
+    run_measuring,
+    show_progress,
+    surroundings,
+)
 
 ONE_STREAM = "one stream"
 EIGHT_STREAMS = "eight streams"
@@ -51,24 +55,6 @@ MEMORY_GOAL = 0.5
 
 WARM = 100
 """Connections before those that count: the first ones pay for pools and tables."""
-
-
-def run_all(stage: TlsStage, contenders: Sequence[TlsContender], rounds: int, seconds: float) -> Results:
-    """Measure everything *rounds* times; the contenders take turns at each measure, every other time backwards.
-
-    :raises BenchError: where anything fails.
-    """
-    results: Results = {m.name: {c.name: [] for c in contenders} for m in MEASURES}
-    for number in range(rounds):
-        for measure in MEASURES:
-            show_progress(f"round {number + 1} of {rounds}: {measure.name}")
-            for turn in range(number, number + measure.repeats):
-                for contender in contenders if turn % 2 == 0 else reversed(contenders):
-                    results[measure.name][contender.name].append(run(measure, contender, seconds))
-                    stage.check()
-                    time.sleep(REST_SECONDS)
-    show_progress("")
-    return results
 
 
 def measure_memory(contender: TlsContender, count: int) -> float:
@@ -116,12 +102,6 @@ def round_trip(sock: socket.socket) -> None:
         got += part
 
 
-def ratio(results: Results, measure: str, contender: str, against: str) -> float:
-    """Return the median of one contender's figures, each divided by the other's of the same turn."""
-    mine, other = results[measure][contender], results[measure][against]
-    return statistics.median(a / b for a, b in zip(mine, other, strict=True))
-
-
 def table(results: Results, memory: dict[str, float]) -> Iterator[str]:
     """Yield the lines of the table: medians, and behind each its ratio to two HAProxies."""
     labels = {m.name: f"{m.name}, {m.unit}" for m in MEASURES} | {MEMORY: f"{MEMORY}, KiB"}
@@ -165,37 +145,26 @@ def read_arguments(words: Sequence[str] | None) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> int:
     """Run the benchmark; return 0 where it ran, whether or not the goals hold."""
     arguments = read_arguments(words)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
-    if not LOAD.exists():
-        print(f"bench: {LOAD} is not there; make bench-tls builds it", file=sys.stderr)
-        return 1
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    try:
-        with TlsStage() as stage:
-            contenders = [c for c in stage.start() if isinstance(c, TlsContender)]
-            results = run_all(stage, contenders, arguments.rounds, arguments.seconds)
-            show_progress("memory")
-            memory = {c.name: measure_memory(c, arguments.idle) for c in contenders}
-            show_progress("")
-    except (BenchError, OSError) as e:
-        print(f"bench: {e}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("bench: interrupted; what was started is ended", file=sys.stderr)
-        return 130
-    report(arguments, results, memory)
-    return 0
+
+    def measure() -> None:
+        try:
+            with TlsStage() as stage:
+                contenders = [c for c in stage.start() if isinstance(c, TlsContender)]
+                results = run_all(stage, contenders, arguments.rounds, arguments.seconds, MEASURES)
+                show_progress("memory")
+                memory = {c.name: measure_memory(c, arguments.idle) for c in contenders}
+                show_progress("")
+        except OSError as e:  # of a connection that was to be idle
+            raise BenchError(str(e)) from e
+        report(arguments, results, memory)
+
+    return run_measuring("bench-tls", measure)
 
 
 def report(arguments: argparse.Namespace, results: Results, memory: dict[str, float]) -> None:
     """Print what was measured."""
     context: dict[str, Any] = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "kernel": platform.release(),
-        "processors": os.cpu_count(),
-        "python": platform.python_version(),
+        **surroundings(),
         "suite": f"{SUITE}, {GROUP}, ECDSA P-256",
         "rounds": arguments.rounds,
         "seconds": arguments.seconds,

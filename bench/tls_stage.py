@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
-import shutil
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from stage import ADDRESSES, SERVICE, SPREAD, BenchError, Contender, Stage, free_port
+from stage import ADDRESSES, SERVICE, SPREAD, Contender, Stage, found, free_port
 
 SUITE = "TLS_AES_128_GCM_SHA256"
 GROUP = "X25519"
@@ -282,15 +281,3 @@ def make_certificates(directory: Path) -> Files:
         path.write_bytes(data)
         path.chmod(0o600)
     return files
-
-
-def found(*names: str) -> str:
-    """Return the path of a program, which may lie where only root's PATH leads.
-
-    :raises BenchError: where there is none.
-    """
-    for name in names:
-        path = shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin")
-        if path is not None:
-            return path
-    raise BenchError(f"{names[0]} is not installed, and it is what plumberd is compared with")
