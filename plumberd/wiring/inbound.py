@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from plumberd.effects.audit import Outcome
 from plumberd.effects.deadline import Deadlines
+from plumberd.effects.relay import Relay
 from plumberd.pure.address import account_of_address
 from plumberd.pure.admission import Admission, FairQueue
 from plumberd.pure.handshake import called
@@ -32,7 +33,7 @@ from plumberd.wiring.approach import Approach, guard
 from plumberd.wiring.core import Core
 from plumberd.wiring.proxied import introduce
 from plumberd.wiring.reach import Reached, Traveller, check_leads_away
-from plumberd.wiring.registrations import Registration, told_of
+from plumberd.wiring.registrations import Offer, Registration, told_of
 
 REFUSAL_SECONDS = 0.05
 """Every refusal goes out that long after the name came in: time tells a stranger nothing either."""
@@ -165,6 +166,19 @@ class Inbound(ABC):
         self.core.whois.leave(self._token)
         self.note("ended", reason, up, down)
 
+    def offer_relayed(self, registration: Registration) -> None:
+        """Carry the bytes, to one end of a pair whose other end is the claimant's."""
+        self.take_place()
+        ours, theirs = socket.socketpair()
+        self.let_in()
+        registration.offer(Offer(theirs, self.mode.value, told_of(self.who, self.rule)))
+        self.carry(ours)
+
+    def carried(self, relay: Relay) -> None:
+        """Give the relay's place back, and log its end."""
+        self.core.end_relay(self._account, relay)
+        self.ended(relay.ending, relay.up, relay.down)
+
     # -- what a subclass provides
 
     def offer(self, registration: Registration) -> bool:
@@ -199,12 +213,12 @@ class Inbound(ABC):
     def _decide(self, first_read: bytes) -> None:
         self._approach = None
         self._service = name = called(first_read)
+        self._account = account_of_address(self.who.address)
         way = self._judge()
         registration = self.core.registrations.find(way.local_service)
         if registration is not None and self.offer(registration):
             return
-        account = account_of_address(self.who.address)
-        traveller = Traveller(account, caller=self.who, rule=self.rule, hops=self.hops + 1)
+        traveller = Traveller(self._account, caller=self.who, rule=self.rule, hops=self.hops + 1)
         self._approach = approach = Approach(
             self.core,
             name,
@@ -247,7 +261,6 @@ class Inbound(ABC):
         :raises Refused: ``busy``.
         """
         if not self._has_place:
-            self._account = account_of_address(self.who.address)
             self.core.begin_relay(self._account)
             self._has_place = True
 

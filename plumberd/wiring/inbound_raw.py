@@ -51,7 +51,7 @@ class RawInbound(Inbound):
             self.core.pipes,
             self._sock,
             service,
-            self._carried,
+            self.carried,
             forth=forth,
             back=back,
         )
@@ -76,20 +76,12 @@ class RawInbound(Inbound):
         else:
             self.mode = choose_mode(wish, who, core.powers)
         if self.mode is Mode.RELAYED:
-            self._offer_relayed(registration)
+            self.offer_relayed(registration)
             return True
         self._registration = registration
         if self.mode not in COUNTED or core.census.admit(self, who.uid, self._counted):
             self._grant()
         return True
-
-    def _offer_relayed(self, registration: Registration) -> None:
-        """Carry the bytes, to one end of a pair whose other end is the claimant's."""
-        self.take_place()
-        ours, theirs = socket.socketpair()
-        self.let_in()
-        registration.offer(Offer(theirs, self.mode.value, told_of(self.who, self.rule)))
-        self.carry(ours)
 
     def _counted(self, refused: Refused | None) -> None:
         if refused is not None:
@@ -130,7 +122,7 @@ class RawInbound(Inbound):
             os.fchown(sock.fileno(), who.uid, who.gid)  # its new owner can listen on nothing that is ours
         peer = None if self.who.address is None else (self.who.address, self.who.port)
         handing = Handing(self.mode, packets=False, carried=False, framing="", peer=peer, account="")
-        prepare(core, sock, handing, self._carried)  # none of these modes has a relay
+        prepare(core, sock, handing, self.carried)  # none of these modes has a relay
         if self.mode in COUNTED:
             core.census.add(self, sock, who.uid, registration.service, self.mode.value, who.pid, self.ident)
         self.note("granted", "")
@@ -198,7 +190,3 @@ class RawInbound(Inbound):
         except OSError:
             pass
         self.drop()
-
-    def _carried(self, relay: Relay) -> None:
-        self.core.end_relay(self._account, relay)
-        self.ended(relay.ending, relay.up, relay.down)

@@ -24,7 +24,7 @@ from plumberd.wiring.core import Cancellable
 from plumberd.wiring.delivery import as_stream
 from plumberd.wiring.inbound import Callers, Inbound
 from plumberd.wiring.proxied import end_of
-from plumberd.wiring.registrations import Offer, Registration, told_of
+from plumberd.wiring.registrations import Registration
 
 
 class TlsInbound(Inbound):
@@ -67,11 +67,7 @@ class TlsInbound(Inbound):
     def offer(self, registration: Registration) -> bool:
         """See :meth:`Inbound.offer`: the claimant gets one end of a pair, and is told who has proved what."""
         registration.check_room()
-        self.take_place()
-        ours, theirs = socket.socketpair()
-        self.let_in()
-        registration.offer(Offer(theirs, self.mode.value, told_of(self.who, self.rule)))
-        self.carry(ours)
+        self.offer_relayed(registration)
         return True
 
     def here(self) -> End | None:
@@ -265,13 +261,9 @@ class TlsInbound(Inbound):
         core = self.core
         core.relays.discard(self)
         forth, back = make_tls_pumps(wire, self._sock, service, core.buffers)
-        relay = Relay(core.poll, core.reactor, core.pipes, self._sock, service, self._carried, forth=forth, back=back)
+        relay = Relay(core.poll, core.reactor, core.pipes, self._sock, service, self.carried, forth=forth, back=back)
         core.relays.add(relay)
         relay.start()
-
-    def _carried(self, relay: Relay) -> None:
-        self.core.end_relay(self._account, relay)
-        self.ended(relay.ending, relay.up, relay.down)
 
 
 def _proved(wire: Wire) -> frozenset[str]:
