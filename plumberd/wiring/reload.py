@@ -15,11 +15,11 @@ from twisted.python.failure import Failure
 
 from plumberd.effects.auditlog import JOURNAL_SOCKET, AuditLog, open_audit_log
 from plumberd.pure.refusals import Refusal
-from plumberd.wiring.announce import announcement
 from plumberd.wiring.assemble import reread
 from plumberd.wiring.broker import Broker
 from plumberd.wiring.changes import changes
 from plumberd.wiring.core import Core
+from plumberd.wiring.doubts import WARNING, doubts
 from plumberd.wiring.mistakes import ConfigurationError, Mistake
 from plumberd.wiring.settings import Settings
 from plumberd.wiring.tcpd import ListenError, Tcpd, Wanted, wanted_by
@@ -27,9 +27,6 @@ from plumberd.wiring.tcpd import ListenError, Tcpd, Wanted, wanted_by
 _log = Logger("plumberd")
 
 Done = Callable[[dict[str, Any]], None]
-
-WARNING = "warning: "
-"""How the lines of an announcement begin that tell a doubt."""
 
 
 def audit_log_of(settings: Settings) -> AuditLog | None:
@@ -168,7 +165,7 @@ MOST_MISTAKES = 100
 
 def _warnings(settings: Settings, core: Core) -> list[str]:
     """Return what is doubtful in *settings*; with many rules that takes its time too."""
-    lines = announcement(settings, core.powers, has_pidfds=core.inspector.has_pidfds)
+    lines = doubts(settings, core.powers, has_pidfds=core.inspector.has_pidfds)
     return [line.removeprefix(WARNING) for line in lines if line.startswith(WARNING)]
 
 

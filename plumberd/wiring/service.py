@@ -17,6 +17,7 @@ from plumberd.effects.rundir import RunDirError, open_rundir
 from plumberd.wiring.announce import announcement
 from plumberd.wiring.broker import Broker
 from plumberd.wiring.core import Core, make_core
+from plumberd.wiring.doubts import WARNING
 from plumberd.wiring.expiry import ExpiryNotice
 from plumberd.wiring.options import Options
 from plumberd.wiring.reload import Reload, audit_log_of
@@ -83,7 +84,7 @@ class PlumberdService(Service):
             addresses=self.tcpd.addresses,
         )
         for line in lines:
-            if line.startswith("warning: "):
+            if line.startswith(WARNING):
                 self._log.warn("{line}", line=line)
             else:
                 self._log.info("{line}", line=line)
