@@ -112,16 +112,6 @@ def share_store(context: SSL.Context, other: SSL.Context) -> None:
     _lib.SSL_CTX_set_cert_store(_raw(context), store)
 
 
-def set_signature_algorithms(context: SSL.Context, names: bytes) -> None:
-    """Let *context* sign with these, and believe these alone.
-
-    :raises ValueError: where OpenSSL knows one of them not.
-    """
-    if _lib.SSL_CTX_set1_sigalgs_list(_raw(context), names) != 1:
-        _clear_error()
-        raise ValueError(f"OpenSSL does not know the signature algorithms {names.decode()}")
-
-
 def connect(context: SSL.Context, sock: socket.socket, *, server: bool) -> SSL.Connection:
     """Return a connection on *sock* that has not begun.
 

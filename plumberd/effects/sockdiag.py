@@ -126,14 +126,12 @@ class Dump:
         found: Callable[[bytes], object],
         done: Callable[[OSError | None], None],
         *,
-        states: frozenset[str] = LIVING,
         info: bool = False,
     ) -> None:
         self._poll = poll
         self._clock = clock
         self._found = found
         self._done = done
-        self._states = states
         self._info = info
         self._sequence = 0
         self._answer = Answer(0)
@@ -169,7 +167,7 @@ class Dump:
         self._sequence += 1
         self._answer = Answer(self._sequence)
         family = FAMILIES[self._sequence - 1]
-        self._sock.send(dump_request(family, self._states, self._sequence, info=self._info))
+        self._sock.send(dump_request(family, LIVING, self._sequence, info=self._info))
 
     def _ready(self, events: int) -> None:
         try:

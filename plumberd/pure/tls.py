@@ -16,9 +16,6 @@ from plumberd.pure.host import UriError, parse_host, show_host
 from plumberd.pure.psk import PreSharedKey
 from plumberd.pure.uri import parse_port
 
-HANDSHAKE_ALPN = "plumb/1"
-"""The protocol (RFC 7301) of the handshake that names a service."""
-
 ALPN_BYTES = 255  # RFC 7301, 3.1
 ALPN_NAMES = 16
 """Most protocols of the services that are published."""
