@@ -9,7 +9,7 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from plumberd import client, pump
@@ -153,7 +153,11 @@ def _add_serve(commands: Any) -> None:
     command = _add_program(commands, "serve", words, _late("serve"))
     command.add_argument("service", metavar="SERVICE", help="its name; a rule has to allow serve")
     command.add_argument(
-        "--max", type=_count, default=40, metavar="N", help="how many at once; others wait [default: 40]"
+        "--max",
+        type=_up_to(MOST_PROCESSES),
+        default=40,
+        metavar="N",
+        help="how many at once; others wait [default: 40]",
     )
 
 
@@ -199,10 +203,13 @@ def _without_secret(text: str) -> str:
     return text
 
 
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 0 < int(text) <= MOST_PROCESSES):
-        raise argparse.ArgumentTypeError(f"wanted a number from 1 to {MOST_PROCESSES}, found {text!r}")
-    return int(text)
+def _up_to(most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and 0 < int(text) <= most):
+            raise argparse.ArgumentTypeError(f"wanted a number from 1 to {most}, found {text!r}")
+        return int(text)
+
+    return number
 
 
 def _add_explain(commands: Any) -> None:
@@ -296,16 +303,10 @@ def _add_cert(commands: Any) -> None:
 
 def _add_issuing(command: argparse.ArgumentParser, days: int) -> None:
     command.add_argument(
-        "--days", metavar="N", type=_days, default=days, help=f"how long it is valid [default: {days}]"
+        "--days", metavar="N", type=_up_to(MOST_DAYS), default=days, help=f"how long it is valid [default: {days}]"
     )
     command.add_argument("--dir", metavar="DIR", default="plumb-ca", help="the authority's folder [default: plumb-ca]")
     _add_json(command)
-
-
-def _days(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 0 < int(text) <= MOST_DAYS):
-        raise argparse.ArgumentTypeError(f"wanted a number from 1 to {MOST_DAYS}, found {text!r}")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -84,9 +84,13 @@ class Caller:
     def _refused(self) -> Refused:
         if not self._got:
             return Refused(Refusal.UNREACHABLE, "the far side hung up instead of answering")
-        said = printable(self._got[3:])
-        word, _, _ = said.partition(" ")
-        for refusal_word in Refusal:
-            if word.rstrip(":") == refusal_word.value:
-                return SaidNo(refusal_word, f"the far side refused: {said}")
-        return SaidNo(Refusal.DENIED, f"the far side refused: {said or 'it gave no reason'}")
+        return said_no(printable(self._got[3:]))
+
+
+def said_no(said: str) -> SaidNo:
+    """Return the refusal that stands behind a far side's ``no``; an unknown word is ``denied``."""
+    word, _, _ = said.partition(" ")
+    for refusal_word in Refusal:
+        if word.rstrip(":") == refusal_word.value:
+            return SaidNo(refusal_word, f"the far side refused: {said}")
+    return SaidNo(Refusal.DENIED, f"the far side refused: {said or 'it gave no reason'}")

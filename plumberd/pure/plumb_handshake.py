@@ -20,7 +20,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from plumberd.pure.handshake import SaidNo
+from plumberd.pure.handshake import said_no
 from plumberd.pure.names import check_service
 from plumberd.pure.refusals import Refusal, Refused, printable
 
@@ -164,7 +164,7 @@ class Caller:
             self.rest = rest
             return True
         if line.startswith(b"no "):
-            raise _refused(printable(line[3:]))
+            raise said_no(printable(line[3:]))
         raise Refused(Refusal.UNREACHABLE, _no_answer(line))
 
 
@@ -172,14 +172,6 @@ def _no_answer(got: bytes) -> str:
     if not got:
         return "the far side hung up instead of answering"
     return f"the far side answered {printable(got[:16])!r}, neither ok nor no: is it a plumberd?"
-
-
-def _refused(said: str) -> SaidNo:
-    word, _, _ = said.partition(" ")
-    for known in Refusal:
-        if word.rstrip(":") == known.value:
-            return SaidNo(known, f"the far side refused: {said}")
-    return SaidNo(Refusal.DENIED, f"the far side refused: {said or 'it gave no reason'}")
 
 
 def _parse(head: bytes) -> Request:

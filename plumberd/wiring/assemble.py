@@ -29,6 +29,7 @@ from plumberd.wiring.login_tables import LoginTables
 from plumberd.wiring.mistakes import ConfigurationError, Mistake
 from plumberd.wiring.schema import Tls
 from plumberd.wiring.settings import CommandLine, Settings
+from plumberd.wiring.tls_tables import TlsTables
 
 LONGEST_SOCKET = "network-0-0"
 """Of the names that the broker listens on."""
@@ -73,9 +74,6 @@ def _with_tls(settings: Settings, reading: Reading, mistakes: list[Mistake], rea
     file = reading.configuration
     if not (settings.tlsd or settings.publish_tls or file.peer or file.tls != Tls()):
         return settings
-    # late: the cryptography library takes its time, and where nothing is said of TLS nobody needs it
-    from plumberd.wiring.tls_tables import TlsTables
-
     tables = TlsTables(reading, mistakes, reads_keys)
     tls, peers = tables.settings()
     for listeners, option, key in ((settings.tlsd, "--tlsd", "tlsd"), (settings.publish_tls, "", "publish_tls")):

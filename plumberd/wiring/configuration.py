@@ -65,7 +65,7 @@ class Reading:
 
     def file_of(self, *path: str) -> File | None:
         """Return the file that set a key, or what it is a part of."""
-        return next((self.files[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.files), None)
+        return _file_of(self.files, path)
 
     def absolute(self, value: str, *path: str) -> str:
         """Return *value*, a path that a key says, as an absolute one: it is meant from the file's own folder."""
@@ -190,7 +190,7 @@ class _Reader:
         if len(path) > 1 and path[0] == "rules":
             rule = self._table["rules"][path[1]]
             return Mistake(rule.file, key_text(("rules", rule.index)), text, rule.line)
-        file = next((self._files[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self._files), None)
+        file = _file_of(self._files, path)
         return Mistake(file.name if file else self._name, key_text(path), text)
 
     def _leave_out(self, path: Path) -> None:
@@ -207,6 +207,10 @@ class _Reader:
             if not file.is_private and any(has_password(target) for choice in choices for target in choice.targets):
                 text = "a secret in a readable file: chmod o-r, or write it where not everybody can read it"
                 yield Mistake(file.name, key_text((key, name)), text)
+
+
+def _file_of(files: Mapping[Path, File], path: Path) -> File | None:
+    return next((files[path[:n]] for n in range(len(path), 0, -1) if path[:n] in files), None)
 
 
 class _NoToml(Exception):

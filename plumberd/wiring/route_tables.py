@@ -49,7 +49,7 @@ def _choices(name: str, entry: object, parse: Parse, accounts: Accounts) -> tupl
         return (Choice((target(parse, name, entry),)),)
     if isinstance(entry, list) and entry:
         if all(isinstance(one, str) for one in entry):
-            return (Choice(_one_or_more(entry, lambda text: target(parse, name, text))),)
+            return (Choice(one_or_more(entry, lambda text: target(parse, name, text))),)
         if all(isinstance(one, dict) for one in entry):
             return tuple(gather(enumerate(entry), lambda _, one: _choice(name, one, parse, accounts)))
     raise unwanted(entry, _WANTED)
@@ -62,9 +62,9 @@ def _choice(name: str, table: dict[str, Any], parse: Parse, accounts: Accounts) 
     def member(key: str, value: object) -> None:
         nonlocal targets, conditions
         if key == "to":
-            targets = _one_or_more(value, lambda text: target(parse, name, text))
+            targets = one_or_more(value, lambda text: target(parse, name, text))
         elif key == "for":
-            conditions = _one_or_more(value, lambda text: _condition(text, accounts))
+            conditions = one_or_more(value, lambda text: _condition(text, accounts))
         else:
             raise UnknownKey(key, CHOICE_KEYS)
 
@@ -72,10 +72,11 @@ def _choice(name: str, table: dict[str, Any], parse: Parse, accounts: Accounts) 
     return Choice(targets, conditions)
 
 
-def _one_or_more(value: object, parse: Callable[[str], T]) -> tuple[T, ...]:
+def one_or_more(value: object, parse: Callable[[str], T]) -> tuple[T, ...]:
+    """Return what a string says, or an array of them."""
     if isinstance(value, str):
         return (parse(value),)
-    if isinstance(value, list) and value:
+    if isinstance(value, list) and value:  # an empty one would say the same as none, and mean the opposite
         return tuple(gather(enumerate(value), lambda _, one: parse(text(one))))
     raise unwanted(value, "a string, or an array of strings")
 

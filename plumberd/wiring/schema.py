@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NewType, get_args, get_origin, get_type_hints
+from typing import Any, NewType, TypeVar, get_args, get_origin, get_type_hints
 
 from cattrs import Converter
 from cattrs.cols import list_structure_factory, mapping_structure_factory
@@ -28,11 +28,13 @@ from plumberd.pure.psk import check_identity
 from plumberd.pure.tls import ALPN_NAMES, ClientCertificates, check_alpn, check_login, parse_pin
 from plumberd.wiring import values
 from plumberd.wiring.mistakes import UnknownKey, gather, key_names, text, unwanted
-from plumberd.wiring.route_tables import parse_table
+from plumberd.wiring.route_tables import one_or_more, parse_table
 from plumberd.wiring.settings import Group
 
 Hook = Callable[[Any, Any], Any]
 """Value and type in, checked value out."""
+
+T = TypeVar("T")
 
 Directory = NewType("Directory", str)
 Word = NewType("Word", str)
@@ -233,11 +235,11 @@ def _converter(accounts: Accounts) -> Converter:
     }
     for type_, parse in words.items():
         converter.register_structure_hook(type_, _word(parse))
-    converter.register_structure_hook(Words, lambda value, _: _one_or_more(value, values.path))
-    converter.register_structure_hook(Pins, lambda value, _: _one_or_more(value, parse_pin))
-    converter.register_structure_hook(Identities, lambda value, _: _identities(value))
+    converter.register_structure_hook(Words, lambda value, _: one_or_more(value, values.path))
+    converter.register_structure_hook(Pins, lambda value, _: one_or_more(value, parse_pin))
+    converter.register_structure_hook(Identities, lambda value, _: _each(value, values.identity))
     converter.register_structure_hook(Protocols, lambda value, _: _protocols(value))
-    converter.register_structure_hook(Dialects, lambda value, _: _dialects(value))
+    converter.register_structure_hook(Dialects, lambda value, _: values.dialects(_each(value, values.dialect)))
     converter.register_structure_hook(LimitTable, lambda value, _: _limits(value))
     converter.register_structure_hook(RouteTable, lambda value, _: parse_table(value, parse_route, accounts))
     converter.register_structure_hook(RedirectTable, lambda value, _: parse_table(value, parse_redirect, accounts))
@@ -291,31 +293,16 @@ def _rule(value: Any, accounts: Accounts) -> Rule:
     return bind_rule(rule, accounts.uid_of, accounts.gid_of) if rule.conditions else rule
 
 
-def _dialects(value: object) -> tuple[str, ...]:
+def _each(value: object, parse: Callable[[str], T]) -> tuple[T, ...]:
     if not isinstance(value, list):
         raise unwanted(value, "an array, between [ and ]")
-    return values.dialects(gather(enumerate(value), lambda _, word: values.dialect(text(word))))
-
-
-def _identities(value: object) -> tuple[Condition, ...]:
-    if not isinstance(value, list):
-        raise unwanted(value, "an array, between [ and ]")
-    return tuple(gather(enumerate(value), lambda _, word: values.identity(text(word))))
+    return tuple(gather(enumerate(value), lambda _, word: parse(text(word))))
 
 
 def _protocols(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) > ALPN_NAMES:
         raise unwanted(value, f"an array, between [ and ], of at most {ALPN_NAMES}")
     return tuple(gather(enumerate(value), lambda _, word: check_alpn(text(word))))
-
-
-def _one_or_more(value: object, parse: Callable[[str], str]) -> tuple[str, ...]:
-    """Return what a string says, or an array of them."""
-    if isinstance(value, str):
-        return (parse(value),)
-    if not isinstance(value, list) or not value:  # an empty one would say the same as none, and mean the opposite
-        raise unwanted(value, "a string, or an array of strings")
-    return tuple(gather(enumerate(value), lambda _, word: parse(text(word))))
 
 
 def _limits(value: object) -> dict[str, float]:

@@ -108,5 +108,4 @@ def _may_speak_of(rule: Rule, service: str | None) -> bool:
 def _takes_all(rule: Rule, service: str | None) -> bool:
     """Tell whether it speaks of *service*, or of all services, whoever asks from wherever."""
     peer = rule.peer
-    has_host = not (peer.name is None and peer.suffix is None and peer.network is None)
-    return not has_host and not rule.conditions and (rule.service is None or service is not None)
+    return not peer.has_host and not rule.conditions and (rule.service is None or service is not None)

@@ -12,13 +12,13 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from plumberd.pure.address import Zone, zone, zone_networks
+from plumberd.pure.address import Zone, zone_networks
 from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.globs import is_within_glob
 from plumberd.pure.policy.idle import ACCOUNTS, ROOT, Surroundings, why_idle
 from plumberd.pure.policy.peer import IPNetwork, Peer, is_within
 from plumberd.pure.policy.rule import Action, Rule
-from plumberd.pure.policy.shadow import Left, Shadow, find_shadows
+from plumberd.pure.policy.shadow import Left, Shadow, find_shadows, zone_of
 
 LISTED = 10
 """So many rules are named in one note."""
@@ -183,7 +183,7 @@ class _Lint:
         not know the default.
         """
         peer = rule.peer
-        if rule.service is None and not _has_host(peer) and not rule.conditions:
+        if rule.service is None and not peer.has_host and not rule.conditions:
             return False
         if rule.direction is Direction.OUT:
             return not self._defaults[Direction.OUT] and peer.scheme not in (None, "unix")
@@ -227,7 +227,7 @@ class _Lint:
         return self._defaults[Direction.OUT] and not any(
             rule.direction is Direction.OUT and not rule.action.opens and rule.service is None
             for rule in self._rules
-            if not _has_host(rule.peer)
+            if not rule.peer.has_host
         )
 
 
@@ -245,18 +245,9 @@ def _why_wide(rule: Rule) -> str:
         return "lets everybody reach every local service"
     if peer.network is not None and peer.network.prefixlen == 0:
         return f"lets everybody who comes by {peer.scheme} over IPv{peer.network.version} reach every local service"
-    return "" if _has_host(peer) else f"lets everybody who comes by {peer.scheme} reach every local service"
-
-
-def _has_host(peer: Peer) -> bool:
-    return not (peer.name is None and peer.suffix is None and peer.network is None)
+    return "" if peer.has_host else f"lets everybody who comes by {peer.scheme} reach every local service"
 
 
 def _is_set_apart(network: IPNetwork | None) -> bool:
     """Tell whether every client needs a rule that names these addresses."""
-    if network is None:
-        return False
-    if network.prefixlen == network.max_prefixlen:
-        return zone(network.network_address) not in (Zone.ORDINARY, Zone.LOOPBACK)
-    others = (one for one in Zone if one is not Zone.LOOPBACK)
-    return any(is_within(network, whole) for one in others for whole in zone_networks(one))
+    return network is not None and zone_of(network) not in (None, Zone.ORDINARY, Zone.LOOPBACK)

@@ -65,6 +65,11 @@ class Peer:
         network = self.network
         return network.network_address if network is not None and network.prefixlen == network.max_prefixlen else None
 
+    @property
+    def has_host(self) -> bool:
+        """Whether it speaks of certain hosts, or local services, and not of all that its scheme leads to."""
+        return not (self.name is None and self.suffix is None and self.network is None)
+
     def has_port(self, port: int | None, *, untold: bool) -> bool:
         """Tell whether *port* is one of those that it speaks of; *untold* is the answer where nobody knows the port."""
         if self.ports is None:

@@ -149,7 +149,7 @@ def _names_more(late: Peer, early: Peer) -> bool:
     network = late.network
     if network is None:
         return False
-    where = _zone_of(network)
+    where = zone_of(network)
     if where is None or (late.ports is None and where in (Zone.LOOPBACK, Zone.ORDINARY)):
         return False
     if early.network is None or (early.ports is None and late.ports is not None):
@@ -157,7 +157,7 @@ def _names_more(late: Peer, early: Peer) -> bool:
     return early.address is None and not any(is_within(early.network, whole) for whole in zone_networks(where))
 
 
-def _zone_of(network: IPNetwork) -> Zone | None:
+def zone_of(network: IPNetwork) -> Zone | None:
     """Return the zone of a single address, or that in which a network lies wholly; of others nothing is named."""
     if network.prefixlen == network.max_prefixlen:
         return zone(network.network_address)
