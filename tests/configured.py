@@ -6,9 +6,9 @@ import os
 import time
 from collections.abc import Iterable
 
-from plumberd.wiring.assemble import read_settings
-from plumberd.wiring.mistakes import ConfigurationError
-from plumberd.wiring.settings import CommandLine, Settings
+from plumberd.wiring.config.assemble import read_settings
+from plumberd.wiring.config.mistakes import ConfigurationError
+from plumberd.wiring.config.settings import CommandLine, Settings
 from tests.support import CleanTestCase
 
 

@@ -18,8 +18,8 @@ from plumberd.pure.policy.index import Rules
 from plumberd.pure.policy.route import Choice, Table, Target, parse_route
 from plumberd.pure.policy.rule import Rule, bind_rule, parse_rule
 from plumberd.pure.refusals import Refused
+from plumberd.wiring.config.settings import Settings
 from plumberd.wiring.service import PlumberdService
-from plumberd.wiring.settings import Settings
 from tests.support import CleanTestCase, in_thread, read_all, real_reactor, until
 
 T = TypeVar("T")

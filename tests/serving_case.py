@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from plumberd.wiring.broker import Broker
+from plumberd.wiring.clients.broker import Broker
 from plumberd.wiring.core import Core
 from plumberd.wiring.service import PlumberdService
 from tests.holders import Claim

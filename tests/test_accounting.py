@@ -1,4 +1,4 @@
-"""plumberd.wiring.accounting: what was handed over and still lives can be listed, and one of it ended."""
+"""plumberd.wiring.ops.accounting: what was handed over and still lives can be listed, and one of it ended."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from plumberd.pure.dialects.native import MESSAGE_BYTES, answer
 from plumberd.pure.inetdiag import TcpInfo, TcpSocket
 from plumberd.pure.living import HandedOver, Living
 from plumberd.pure.refusals import Refusal, Refused
-from plumberd.wiring import accounting
-from plumberd.wiring.accounting import A_PAGE, Looks, page_of, rows, tell
 from plumberd.wiring.census import Census
+from plumberd.wiring.ops import accounting
+from plumberd.wiring.ops.accounting import A_PAGE, Looks, page_of, rows, tell
 from tests.children import ChildTestCase, needs_root
 from tests.holders import answered
 from tests.serving_case import ALLOW, PLAIN, ServingTestCase

@@ -17,7 +17,7 @@ from plumberd.pure.policy.route import Choice, Routes, Target, parse_redirect, p
 from plumberd.pure.policy.rule import parse_rule
 from plumberd.pure.policy.subject import parse_condition
 from plumberd.wiring.announce import AT_START, announcement, show_choices
-from plumberd.wiring.settings import Settings
+from plumberd.wiring.config.settings import Settings
 from tests.tables import each
 
 

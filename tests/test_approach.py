@@ -1,4 +1,4 @@
-"""plumberd.wiring.approach: alternatives in their order, and what is an answer, over a running broker."""
+"""plumberd.wiring.dialing.approach: alternatives in their order, and what is an answer, over a running broker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from plumberd.pure.limits import Limits
 from plumberd.pure.modes import Mode
 from plumberd.pure.policy.route import ALTERNATIVES, Routes
 from plumberd.pure.refusals import Refusal, Refused
-from plumberd.wiring import reach
+from plumberd.wiring.dialing import reach
 from plumberd.wiring.service import PlumberdService
 from tests.running import RunningTestCase, echo, leading_first
 from tests.support import dial, in_thread, native_frame, native_lookup, read_all, until

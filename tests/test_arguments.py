@@ -1,4 +1,4 @@
-"""plumberd.wiring.arguments: options of several words, made one before usage.Options sees them."""
+"""plumberd.wiring.config.arguments: options of several words, made one before usage.Options sees them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from plumberd.wiring.arguments import WORDS, ArgumentError, group
+from plumberd.wiring.config.arguments import WORDS, ArgumentError, group
 from tests.tables import PROPERTY, each
 
 plain = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=8)

@@ -1,4 +1,4 @@
-"""plumberd.wiring.asker: a restricted connection looks up what was named with it, and does nothing else, for ever."""
+"""plumberd.wiring.clients.asker: a restricted connection looks up what was named with it, and does nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from plumberd.pure.pairs import Pairs
 from plumberd.pure.policy.route import Routes
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.who import LocalWho
-from plumberd.wiring.asker import Asker, Permit, restrict
+from plumberd.wiring.clients.asker import Asker, Permit, restrict
 from tests.children import ChildTestCase, needs_root
 from tests.holders import Answered, Control, answered, control_of
 from tests.running import leading

@@ -1,4 +1,4 @@
-"""plumberd.wiring.assemble: which of the two counts, and that nothing holds where one is wrong."""
+"""plumberd.wiring.config.assemble: which of the two counts, and that nothing holds where one is wrong."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from plumberd.pure.modes import Mode
 from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.rule import parse_rule
 from plumberd.pure.uri import Uri
-from plumberd.wiring.assemble import read_settings, reread
-from plumberd.wiring.mistakes import ConfigurationError
-from plumberd.wiring.settings import CommandLine, Group, Settings
+from plumberd.wiring.config.assemble import read_settings, reread
+from plumberd.wiring.config.mistakes import ConfigurationError
+from plumberd.wiring.config.settings import CommandLine, Group, Settings
 from tests.configured import ConfiguredTestCase, cpu_seconds
 from tests.tables import each
 
@@ -162,7 +162,8 @@ class Wrong(ConfiguredTestCase):
         self.assertEqual(self.mistakes_of(CommandLine(rules=(rule,))), wanted)
 
     def test_addresses_that_cannot_be_told(self) -> None:
-        with mock.patch("plumberd.wiring.assemble.own_addresses", side_effect=OSError(12, "Cannot allocate memory")):
+        refuse = OSError(12, "Cannot allocate memory")
+        with mock.patch("plumberd.wiring.config.assemble.own_addresses", side_effect=refuse):
             found = self.mistakes_of(CommandLine())
         self.assertEqual(found, ["plumberd: cannot tell the machine's own addresses: Cannot allocate memory"])
 

@@ -1,4 +1,4 @@
-"""plumberd.wiring.broker: lookups in every dialect, over real sockets."""
+"""plumberd.wiring.clients.broker: lookups in every dialect, over real sockets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from plumberd.pure.limits import Limits
 from plumberd.pure.modes import Mode
-from plumberd.wiring.broker import Broker
+from plumberd.wiring.clients.broker import Broker
 from plumberd.wiring.service import PlumberdService
 from tests.running import RunningTestCase, leading
 from tests.support import (

@@ -1,4 +1,4 @@
-"""plumberd.wiring.changes: what a reload changes is told, each once, and what has not changed is not."""
+"""plumberd.wiring.config.changes: what a reload changes is told, each once, and what has not changed is not."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from plumberd.pure.tls import (
     TlsSettings,
     Trust,
 )
-from plumberd.wiring.changes import AT_START, Changes, changes
-from plumberd.wiring.settings import CommandLine, Settings
+from plumberd.wiring.config.changes import AT_START, Changes, changes
+from plumberd.wiring.config.settings import CommandLine, Settings
 from tests.tables import PROPERTY, each
 
 OLD = Settings("/r")

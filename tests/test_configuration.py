@@ -1,4 +1,4 @@
-"""plumberd.wiring.configuration: files are put together, and every mistake says where it is."""
+"""plumberd.wiring.config.configuration: files are put together, and every mistake says where it is."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 from unittest import mock
 
 from plumberd.effects.accounts import Accounts
-from plumberd.wiring import configuration
-from plumberd.wiring.configuration import FILE_BYTES, FILES, read_configuration
+from plumberd.wiring.config import configuration
+from plumberd.wiring.config.configuration import FILE_BYTES, FILES, read_configuration
 from tests.configured import ConfiguredTestCase
 from tests.tables import each
 

@@ -13,11 +13,11 @@ from plumberd.pure.limits import Limits
 from plumberd.pure.names import check_service
 from plumberd.pure.psk import IDENTITY_CHARS, LEAST_KEY_BYTES, MOST_KEY_BYTES
 from plumberd.pure.tls import ALPN_NAMES, EXPIRY_NOTICE_SECONDS
-from plumberd.wiring.changes import AT_START, changes
-from plumberd.wiring.configuration import ALL_BYTES, FILE_BYTES, FILES
-from plumberd.wiring.options import Options
-from plumberd.wiring.schema import Configuration, key_paths
-from plumberd.wiring.settings import Settings
+from plumberd.wiring.config.changes import AT_START, changes
+from plumberd.wiring.config.configuration import ALL_BYTES, FILE_BYTES, FILES
+from plumberd.wiring.config.options import Options
+from plumberd.wiring.config.schema import Configuration, key_paths
+from plumberd.wiring.config.settings import Settings
 from tests.configured import ConfiguredTestCase
 from tests.issued import root
 from tests.test_docs import read, rows, section

@@ -17,7 +17,7 @@ from plumberd.effects.credentials import Sender
 from plumberd.effects.kernel import is_untaken
 from plumberd.effects.poll import Poll
 from plumberd.pure.limits import Limits
-from plumberd.wiring.broker import Broker
+from plumberd.wiring.clients.broker import Broker
 from plumberd.wiring.service import PlumberdService
 from tests.children import ChildTestCase
 from tests.holders import Control, control_of, last_answer

@@ -17,7 +17,7 @@ from plumberd.effects.deadline import Deadlines
 from plumberd.effects.poll import Poll
 from plumberd.pure.dialects import DIALECTS, Dialect, Request, Send
 from plumberd.pure.limits import Limits
-from plumberd.wiring.broker import Broker
+from plumberd.wiring.clients.broker import Broker
 from plumberd.wiring.service import PlumberdService
 from tests.running import RunningTestCase
 from tests.support import CleanTestCase, Readers, dial, in_thread, native_frame, native_read, read_all, until

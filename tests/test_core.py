@@ -25,8 +25,8 @@ from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import IPAddress
 from plumberd.pure.who import LocalWho
 from plumberd.wiring import core as core_module
+from plumberd.wiring.config.settings import Settings
 from plumberd.wiring.core import OWN_ADDRESSES_SECONDS, Core, make_core
-from plumberd.wiring.settings import Settings
 from tests.children import ChildTestCase, needs_root
 from tests.support import in_thread, read_all, real_reactor, until
 
@@ -339,7 +339,7 @@ import sys
 from twisted.internet import reactor
 from plumberd.effects import kernel
 from plumberd.wiring.core import make_core
-from plumberd.wiring.settings import Settings
+from plumberd.wiring.config.settings import Settings
 from tests.inside import NOBODY, become
 def tell(core):
     powers, services = core.powers, core.services

@@ -15,7 +15,7 @@ from plumberd.pure.policy.peer import Destination
 from plumberd.pure.policy.rule import Match, Rule, bind_rule, parse_rule
 from plumberd.pure.policy.subject import ANYBODY, UNMAPPED, Standing, Subject
 from plumberd.pure.uri import IPAddress, Uri
-from plumberd.wiring.arguments import group
+from plumberd.wiring.config.arguments import group
 from tests.strategies import OWN
 from tests.tables import each
 

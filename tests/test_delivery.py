@@ -1,4 +1,4 @@
-"""plumberd.wiring.delivery: what a client is handed, by mode."""
+"""plumberd.wiring.clients.delivery: what a client is handed, by mode."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from plumberd.effects.relay import Relay
 from plumberd.pure.limits import Limits
 from plumberd.pure.modes import Mode
 from plumberd.pure.refusals import Refusal, Refused
+from plumberd.wiring.clients.delivery import Handing, prepare
 from plumberd.wiring.core import Core
-from plumberd.wiring.delivery import Handing, prepare
 from tests.children import needs_root
 from tests.running import RunningTestCase
 from tests.support import in_thread, read_exactly, until

@@ -29,13 +29,13 @@ from plumberd.pure.names import RESERVED, SCHEMES
 from plumberd.pure.refusals import Refusal
 from plumberd.pure.uri import DEFAULT_PORTS, FRAMINGS, OPTIONS, URI_BYTES, Uri, parse_uri
 from plumberd.pure.who import RemoteWho
-from plumberd.wiring.accounting import A_PAGE
-from plumberd.wiring.inbound import HOLD_SECONDS
-from plumberd.wiring.operations import RIGHTS, Right
-from plumberd.wiring.options import Options
-from plumberd.wiring.registrations import CLAIMS_PER_UID, WAITING, told_of
-from plumberd.wiring.settings import PARTS
-from plumberd.wiring.status import about_client, about_everything
+from plumberd.wiring.clients.registrations import CLAIMS_PER_UID, WAITING, told_of
+from plumberd.wiring.config.options import Options
+from plumberd.wiring.config.settings import PARTS
+from plumberd.wiring.inbound.inbound import HOLD_SECONDS
+from plumberd.wiring.ops.accounting import A_PAGE
+from plumberd.wiring.ops.operations import RIGHTS, Right
+from plumberd.wiring.ops.status import about_client, about_everything
 from tests.running import RunningTestCase
 from tests.serving_case import ALLOW, PLAIN, ServingTestCase
 from tests.support import in_thread, native_ask, native_lookup

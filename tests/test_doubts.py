@@ -1,4 +1,4 @@
-"""plumberd.wiring.doubts: what is doubtful about settings, in lines."""
+"""plumberd.wiring.config.doubts: what is doubtful about settings, in lines."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from plumberd.pure.policy.rule import parse_rule
 from plumberd.pure.policy.subject import parse_condition
 from plumberd.pure.psk import PreSharedKey
 from plumberd.pure.tls import ClientCertificates, TlsSettings
-from plumberd.wiring.doubts import MOST, NOTE, TARGETS, WARNING, doubts, surroundings
-from plumberd.wiring.settings import Settings
+from plumberd.wiring.config.doubts import MOST, NOTE, TARGETS, WARNING, doubts, surroundings
+from plumberd.wiring.config.settings import Settings
 from tests.tables import each
 from tests.test_announce import settings
 

@@ -1,4 +1,4 @@
-"""plumberd.wiring.endpoint_dial: an administrator's endpoint becomes one end of a socket pair, or a refusal."""
+"""plumberd.wiring.dialing.endpoint_dial: an administrator's endpoint becomes one end of a socket pair, or a refusal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 from plumberd.pure.limits import Limits
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.wiring.core import Core
-from plumberd.wiring.endpoint_dial import EndpointDial
+from plumberd.wiring.dialing.endpoint_dial import EndpointDial
 from tests.running import RunningTestCase
 from tests.support import in_thread, read_all, read_exactly, until
 

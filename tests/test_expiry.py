@@ -10,8 +10,8 @@ from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
 from plumberd.pure.tls import EXPIRY_NOTICE_SECONDS, TlsSettings
+from plumberd.wiring.config.settings import Settings
 from plumberd.wiring.expiry import DAY_SECONDS, ExpiryNotice
-from plumberd.wiring.settings import Settings
 from tests.issued import root
 
 

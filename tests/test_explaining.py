@@ -1,4 +1,4 @@
-"""plumberd.wiring.explaining: what is asked and as whom, and that a lookup then does just what was explained."""
+"""plumberd.wiring.ops.explaining: what is asked and as whom, and that a lookup then does just what was explained."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from plumberd.pure.policy.peer import Destination
 from plumberd.pure.policy.route import Choice, Routes, parse_redirect, parse_route
 from plumberd.pure.policy.subject import Standing, Subject
 from plumberd.pure.refusals import REASON_BYTES, Refusal, Refused
-from plumberd.wiring import explaining as module
-from plumberd.wiring import reach
-from plumberd.wiring.explaining import asked_of, explain_offline, subject_as
+from plumberd.wiring.config.settings import Settings
+from plumberd.wiring.dialing import reach
+from plumberd.wiring.ops import explaining as module
+from plumberd.wiring.ops.explaining import asked_of, explain_offline, subject_as
 from plumberd.wiring.service import PlumberdService
-from plumberd.wiring.settings import Settings
 from tests.children import needs_root
 from tests.clients import NO_NETWORK, Client, ClientTestCase, user
 from tests.running import RunningTestCase, leading, leading_first, noting, rules_of

@@ -24,7 +24,7 @@ from plumberd.pure.policy.decide import DEFAULTS
 from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.route import Routes, parse_redirect, parse_route
 from plumberd.pure.refusals import Refusal, Refused
-from plumberd.wiring import reach
+from plumberd.wiring.dialing import reach
 from plumberd.wiring.service import PlumberdService
 from tests.running import echo, leading, leading_first, noting
 from tests.support import in_thread, is_reset, native_lookup, read_all, read_exactly, until

@@ -1,4 +1,4 @@
-"""plumberd.wiring.inbound: remote callers, on sockets of their own."""
+"""plumberd.wiring.inbound.inbound: remote callers, on sockets of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""plumberd.wiring.inbound_raw: a caller's own socket goes to who has claimed the service, in a mode that fits both."""
+"""plumberd.wiring.inbound.inbound_raw: a caller's own socket goes to who claimed the service, in a mode that fits."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from plumberd.pure.limits import Limits
 from plumberd.pure.modes import Mode
 from plumberd.pure.policy.route import Routes, parse_redirect
 from plumberd.pure.refusals import Refused
-from plumberd.wiring import registrations
-from plumberd.wiring.inbound import HOLD_SECONDS
+from plumberd.wiring.clients import registrations
+from plumberd.wiring.inbound.inbound import HOLD_SECONDS
 from tests.children import ChildTestCase, needs_root
 from tests.holders import Claim
 from tests.running import leading

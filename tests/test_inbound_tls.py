@@ -1,4 +1,4 @@
-"""plumberd.wiring.inbound_tls and the other side of it: two brokers that meet inside TLS, in one reactor."""
+"""plumberd.wiring.inbound.inbound_tls and the other side of it: two brokers that meet inside TLS, in one reactor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""plumberd.wiring.inbound_transport: the same callers, behind an endpoint that has no socket of its own."""
+"""plumberd.wiring.inbound.inbound_transport: the same callers, behind an endpoint that has no socket of its own."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class BehindAProxy(Callers):
         def refuse() -> tuple[socket.socket, socket.socket]:
             raise OSError(24, "Too many open files")
 
-        with mock.patch("plumberd.wiring.inbound_transport.socket.socketpair", refuse):
+        with mock.patch("plumberd.wiring.inbound.inbound_transport.socket.socketpair", refuse):
             sock = self.call(service)
             sock.sendall(b"pong")
             await in_thread(end_of, sock)

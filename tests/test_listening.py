@@ -1,4 +1,4 @@
-"""plumberd.wiring.listening: what --tcpd takes, and raw sockets behind Twisted's ports."""
+"""plumberd.wiring.inbound.listening: what --tcpd takes, and raw sockets behind Twisted's ports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from plumberd.wiring.listening import BACKLOG, EndpointError, full_description, is_plain, raw_socket
+from plumberd.wiring.inbound.listening import BACKLOG, EndpointError, full_description, is_plain, raw_socket
 from tests.support import CleanTestCase, in_thread, real_reactor
 from tests.tables import each
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from plumberd.pure.passwords import Cost, Entry, format_entry
-from plumberd.wiring.assemble import read_settings
-from plumberd.wiring.mistakes import ConfigurationError
-from plumberd.wiring.settings import CommandLine
+from plumberd.wiring.config.assemble import read_settings
+from plumberd.wiring.config.mistakes import ConfigurationError
+from plumberd.wiring.config.settings import CommandLine
 from tests.configured import ConfiguredTestCase
 from tests.tables import each
 

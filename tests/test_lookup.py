@@ -1,4 +1,4 @@
-"""plumberd.wiring.lookup: places, routes of the administrator, and steps that go wrong."""
+"""plumberd.wiring.clients.lookup: places, routes of the administrator, and steps that go wrong."""
 
 from __future__ import annotations
 

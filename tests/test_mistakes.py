@@ -1,4 +1,4 @@
-"""plumberd.wiring.mistakes: every mistake has its place and its sentence, and no secret in it."""
+"""plumberd.wiring.config.mistakes: every mistake has its place and its sentence, and no secret in it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cattrs.errors import BaseValidationError
 from twisted.trial.unittest import SynchronousTestCase
 
 from plumberd.pure.refusals import Refusal, Refused
-from plumberd.wiring.mistakes import (
+from plumberd.wiring.config.mistakes import (
     SHOWN_CHARS,
     ConfigurationError,
     Mistake,

@@ -1,4 +1,4 @@
-"""plumberd.wiring.operations: who may do what on the native socket, op by op, for every kind of connection."""
+"""plumberd.wiring.ops.operations: who may do what on the native socket, op by op, for every kind of connection."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from plumberd.pure.dialects.native import MESSAGE_BYTES, OPS, answer
 from plumberd.pure.limits import Limits
 from plumberd.pure.policy.subject import UNMAPPED
 from plumberd.pure.refusals import REASON_BYTES, Refusal, Refused
-from plumberd.wiring import operations
-from plumberd.wiring.operations import RIGHTS, Operations, Right
+from plumberd.wiring.ops import operations
+from plumberd.wiring.ops.operations import RIGHTS, Operations, Right
 from tests.children import needs_root
 from tests.clients import NO_NETWORK, SECCOMP, Client, ClientTestCase, user, word
 from tests.running import RunningTestCase

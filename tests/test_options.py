@@ -1,4 +1,4 @@
-"""plumberd.wiring.options: every mistake is one line that names the option, the value and what is accepted."""
+"""plumberd.wiring.config.options: every mistake is one line that names the option, the value and what is accepted."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from plumberd.pure.limits import Limits
 from plumberd.pure.modes import Mode
 from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.route import Choice
-from plumberd.wiring.assemble import reread
-from plumberd.wiring.options import Options
-from plumberd.wiring.settings import Settings
+from plumberd.wiring.config.assemble import reread
+from plumberd.wiring.config.options import Options
+from plumberd.wiring.config.settings import Settings
 from tests.tables import each
 
 VARIABLES = ("IPC_RUNDIR", "RUNDIR", "XDG_RUNTIME_DIR")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from twisted.application.service import IServiceMaker
 from zope.interface.verify import verifyObject
 
-from plumberd.wiring import options, plugin, service
+from plumberd.wiring import plugin, service
+from plumberd.wiring.config import options
 from tests.children import ChildTestCase
 
 
@@ -35,6 +36,6 @@ class Plugin(ChildTestCase):
         # twistd looks at every plugin, whichever program it starts.
         out = await self.run_child(
             "import sys, twisted.plugins.plumberd_plugin\n"
-            "print('twisted.internet.reactor' in sys.modules, 'plumberd.wiring.broker' in sys.modules)"
+            "print('twisted.internet.reactor' in sys.modules, 'plumberd.wiring.clients.broker' in sys.modules)"
         )
         self.assertEqual(out, "False False\n")

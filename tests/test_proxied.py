@@ -1,4 +1,4 @@
-"""plumberd.wiring.proxied: a local service is told by the PROXY protocol who has called it."""
+"""plumberd.wiring.inbound.proxied: a local service is told by the PROXY protocol who has called it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from plumberd.pure.policy.route import Routes, parse_redirect
 from plumberd.pure.proxy_header import SIGNATURE, header
 from plumberd.pure.refusals import Refused
 from plumberd.pure.who import RemoteWho
-from plumberd.wiring.proxied import end_of, introduce
+from plumberd.wiring.inbound.proxied import end_of, introduce
 from plumberd.wiring.service import PlumberdService
 from tests.running import leading
 from tests.support import in_thread, native_lookup, read_all

@@ -1,4 +1,4 @@
-"""plumberd.wiring.reach: one connection to one place, made, or given up at any step without a trace."""
+"""plumberd.wiring.dialing.reach: one connection to one place, made, or given up at any step without a trace."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from plumberd.pure.policy.route import Endpoint, parse_target_uri
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import IPAddress, Uri
 from plumberd.pure.who import LocalWho
-from plumberd.wiring import reach
-from plumberd.wiring.reach import SERVED, Reach, Reached, Traveller, carrier_of, check_leads_away, check_served
+from plumberd.wiring.dialing import reach
+from plumberd.wiring.dialing.reach import SERVED, Reach, Reached, Traveller, carrier_of, check_leads_away, check_served
 from plumberd.wiring.service import PlumberdService
 from tests.children import needs_root
 from tests.running import RunningTestCase, echo

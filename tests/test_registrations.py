@@ -1,4 +1,4 @@
-"""plumberd.wiring.registrations: who has claimed a service is handed each of its connections, and nobody else is."""
+"""plumberd.wiring.clients.registrations: who claimed a service is handed each of its connections, and nobody else."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from plumberd.pure.limits import Limits
 from plumberd.pure.modes import Mode
 from plumberd.pure.policy.route import Routes
 from plumberd.pure.who import LocalWho, RemoteWho
-from plumberd.wiring import registrations
-from plumberd.wiring.registrations import WAITING, told_of
+from plumberd.wiring.clients import registrations
+from plumberd.wiring.clients.registrations import WAITING, told_of
 from tests.children import ChildTestCase, needs_root
 from tests.holders import Claim, answered
 from tests.running import leading

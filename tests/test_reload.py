@@ -1,4 +1,4 @@
-"""plumberd.wiring.reload: a running broker takes another configuration, whole or not at all."""
+"""plumberd.wiring.ops.reload: a running broker takes another configuration, whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from twisted.logger import ILogObserver, globalLogPublisher
 from zope.interface import implementer
 
 from plumberd.pure.dialects.native import MESSAGE_BYTES
-from plumberd.wiring import tcpd as tcpd_module
-from plumberd.wiring.assemble import read_settings
-from plumberd.wiring.listening import server_from_string
-from plumberd.wiring.reload import Reload
+from plumberd.wiring.config.assemble import read_settings
+from plumberd.wiring.config.settings import CommandLine, Settings
+from plumberd.wiring.inbound import tcpd as tcpd_module
+from plumberd.wiring.inbound.listening import server_from_string
+from plumberd.wiring.ops.reload import Reload
 from plumberd.wiring.service import PlumberdService
-from plumberd.wiring.settings import CommandLine, Settings
 from tests.running import RunningTestCase
 from tests.support import (
     dial,

@@ -1,4 +1,4 @@
-"""plumberd.wiring.route_tables: one target, alternatives, and choices for whom."""
+"""plumberd.wiring.config.route_tables: one target, alternatives, and choices for whom."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from plumberd.effects.accounts import Accounts
 from plumberd.pure.policy.route import parse_redirect, parse_route
-from plumberd.wiring.mistakes import flatten, key_text
-from plumberd.wiring.route_tables import parse_table
+from plumberd.wiring.config.mistakes import flatten, key_text
+from plumberd.wiring.config.route_tables import parse_table
 from tests.tables import each
 
 USER, GROUP = pwd.getpwall()[-1], grp.getgrall()[-1]

@@ -1,4 +1,4 @@
-"""plumberd.wiring.schema: every key with its type, and no value that is merely similar."""
+"""plumberd.wiring.config.schema: every key with its type, and no value that is merely similar."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from plumberd.effects.accounts import Accounts
 from plumberd.pure.limits import Limits
 from plumberd.pure.modes import Mode
-from plumberd.wiring.mistakes import flatten, key_names, key_text
-from plumberd.wiring.schema import CertificateFiles, Configuration, Directory, Located, key_paths, structure
-from plumberd.wiring.settings import Group
+from plumberd.wiring.config.mistakes import flatten, key_names, key_text
+from plumberd.wiring.config.schema import CertificateFiles, Configuration, Directory, Located, key_paths, structure
+from plumberd.wiring.config.settings import Group
 from tests.tables import PROPERTY, each
 
 USER, GROUP = pwd.getpwall()[-1], grp.getgrall()[-1]

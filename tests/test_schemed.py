@@ -1,4 +1,4 @@
-"""plumberd.wiring.schemed: the scheme daemon's socket, asked as a broker asks it."""
+"""plumberd.wiring.inbound.schemed: the scheme daemon's socket, asked as a broker asks it."""
 
 from __future__ import annotations
 

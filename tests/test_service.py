@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from plumberd.wiring.options import Options
+from plumberd.wiring.config.options import Options
+from plumberd.wiring.config.settings import Settings
 from plumberd.wiring.plugin import makeService
 from plumberd.wiring.service import PlumberdService
-from plumberd.wiring.settings import Settings
 from tests.running import RunningTestCase
 from tests.support import in_thread, native_ask, real_reactor
 

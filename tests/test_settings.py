@@ -1,4 +1,4 @@
-"""plumberd.wiring.settings: without an option it is useful, and what was checked does not change."""
+"""plumberd.wiring.config.settings: without an option it is useful, and what was checked does not change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from plumberd.pure.modes import Mode
 from plumberd.pure.names import SCHEMES
 from plumberd.pure.policy.decide import DEFAULTS
 from plumberd.pure.policy.direction import Direction
-from plumberd.wiring.settings import CommandLine, Settings
+from plumberd.wiring.config.settings import CommandLine, Settings
 
 
 class Defaults(SynchronousTestCase):

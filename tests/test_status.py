@@ -1,4 +1,4 @@
-"""plumberd.wiring.status: a client learns about itself, an administrator everything, and nobody a password."""
+"""plumberd.wiring.ops.status: a client learns about itself, an administrator everything, and nobody a password."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.route import Routes, parse_redirect, parse_route
 from plumberd.pure.policy.rule import parse_rule
 from plumberd.pure.who import LocalWho
-from plumberd.wiring import status
+from plumberd.wiring.config.settings import Settings
 from plumberd.wiring.core import Core, make_core
-from plumberd.wiring.settings import Settings
-from plumberd.wiring.status import about_client, about_everything, version
+from plumberd.wiring.ops import status
+from plumberd.wiring.ops.status import about_client, about_everything, version
 from tests.running import leading
 from tests.support import CleanTestCase, real_reactor
 

@@ -1,4 +1,4 @@
-"""plumberd.wiring.tcpd: what it listens on, and what holds for plain listeners."""
+"""plumberd.wiring.inbound.tcpd: what it listens on, and what holds for plain listeners."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 from twisted.internet import defer
 
 from plumberd.pure.policy.route import Routes, parse_redirect
-from plumberd.wiring import tcpd
-from plumberd.wiring.listening import server_from_string
-from plumberd.wiring.tcpd import Wanted
+from plumberd.wiring.inbound import tcpd
+from plumberd.wiring.inbound.listening import server_from_string
+from plumberd.wiring.inbound.tcpd import Wanted
 from tests.running import RunningTestCase, leading
 from tests.support import in_thread, read_all
 from tests.test_inbound import PLAIN, TcpdTestCase

@@ -1,4 +1,4 @@
-"""plumberd.wiring.tls_dial: what is offered and said to whom, and that a given-up one leaves nothing."""
+"""plumberd.wiring.dialing.tls_dial: what is offered and said to whom, and that a given-up one leaves nothing."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from plumberd.effects.tls_wire import Wire
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.tls import TlsSettings
 from plumberd.pure.uri import Uri, parse_uri
+from plumberd.wiring.dialing.tls_dial import TlsDial
 from plumberd.wiring.service import PlumberdService
-from plumberd.wiring.tls_dial import TlsDial
 from tests.support import in_thread, until
 from tests.test_inbound_tls import LISTEN, TlsTestCase
 

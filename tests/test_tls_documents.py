@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from plumberd.pure.verification import verify_reason
-from plumberd.wiring.assemble import read_settings
-from plumberd.wiring.settings import CommandLine
+from plumberd.wiring.config.assemble import read_settings
+from plumberd.wiring.config.settings import CommandLine
 from tests.support import CleanTestCase
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "tls.md"

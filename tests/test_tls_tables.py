@@ -7,8 +7,8 @@ import traceback
 
 from plumberd.commands.offline import Configured
 from plumberd.pure.tls import ClientCertificates, Trust
-from plumberd.wiring.changes import changes
-from plumberd.wiring.mistakes import ConfigurationError
+from plumberd.wiring.config.changes import changes
+from plumberd.wiring.config.mistakes import ConfigurationError
 from tests.configured import ConfiguredTestCase
 from tests.issued import DAY, NOW, root, rsa_key
 from tests.tables import each

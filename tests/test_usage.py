@@ -1,4 +1,4 @@
-"""plumberd.wiring.usage: a client sees its own use of what holds for it, an administrator that of the busiest."""
+"""plumberd.wiring.ops.usage: a client sees its own use of what holds for it, an administrator that of the busiest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from plumberd.pure.admission import FairQueue
 from plumberd.pure.limits import Limits
 from plumberd.pure.living import HandedOver, Living
 from plumberd.pure.who import LocalWho
-from plumberd.wiring.usage import OF_USERS, usage
+from plumberd.wiring.ops.usage import OF_USERS, usage
 from tests.tables import each
 
 ALICE, BOB = 1000, 1001

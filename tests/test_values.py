@@ -1,4 +1,4 @@
-"""plumberd.wiring.values: what an option and a key may say, valid, invalid and at the limit."""
+"""plumberd.wiring.config.values: what an option and a key may say, valid, invalid and at the limit."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from plumberd.pure.modes import GENERAL_WISHES
 from plumberd.pure.policy.route import Endpoint, parse_redirect, parse_route
 from plumberd.pure.tls import ClientCertificates
 from plumberd.pure.uri import FRAMINGS
-from plumberd.wiring import values
-from plumberd.wiring.settings import PARTS, Group
+from plumberd.wiring.config import values
+from plumberd.wiring.config.settings import PARTS, Group
 from tests.tables import PROPERTY, each
 
 USER, GROUP = pwd.getpwall()[-1], grp.getgrall()[-1]

@@ -20,9 +20,9 @@ from plumberd.pure.policy.route import Routes
 from plumberd.pure.policy.subject import UNMAPPED
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.whois import TOKEN_BEGINS, check_maker, token_of
-from plumberd.wiring import whois as wiring_whois
+from plumberd.wiring.ops import whois as wiring_whois
+from plumberd.wiring.ops.whois import Whois
 from plumberd.wiring.service import PlumberdService
-from plumberd.wiring.whois import Whois
 from tests.children import needs_root
 from tests.clients import NO_NETWORK, Client, ClientTestCase, user, word
 from tests.logging_in import Known

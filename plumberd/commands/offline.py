@@ -53,9 +53,9 @@ class Configured:
         :raises UnreadableError: with all mistakes.
         """
         from plumberd.effects.accounts import StrangersToo
-        from plumberd.wiring.assemble import read_settings
-        from plumberd.wiring.mistakes import ConfigurationError
-        from plumberd.wiring.settings import CommandLine
+        from plumberd.wiring.config.assemble import read_settings
+        from plumberd.wiring.config.mistakes import ConfigurationError
+        from plumberd.wiring.config.settings import CommandLine
 
         try:
             line = CommandLine(config=path, folder=os.getcwd())
@@ -89,7 +89,7 @@ class Configured:
         return self._explain(request, resolve)
 
     def _explain(self, request: dict[str, Any], resolve: Callable[[str], Answer]) -> dict[str, Any]:
-        from plumberd.wiring.explaining import explain_offline
+        from plumberd.wiring.ops.explaining import explain_offline
 
         try:
             return explain_offline(self._settings, request, ABLE, resolve)
@@ -98,7 +98,7 @@ class Configured:
 
     def _addresses_decide(self, request: dict[str, Any]) -> bool:
         """Tell whether the rules can't decide by the name alone."""
-        from plumberd.wiring.explaining import asked_of, subject_as
+        from plumberd.wiring.ops.explaining import asked_of, subject_as
 
         asked = asked_of(request)
         subject, _ = subject_as(request.get("as", ()), asked)

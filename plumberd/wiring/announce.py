@@ -17,8 +17,8 @@ from plumberd.pure.modes import Powers
 from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.lint import name_rule
 from plumberd.pure.policy.route import Choice, Table
-from plumberd.wiring.doubts import doubts
-from plumberd.wiring.settings import Settings
+from plumberd.wiring.config.doubts import doubts
+from plumberd.wiring.config.settings import Settings
 
 AT_START = 20
 """So many rules, redirects and routes stand in the log of a start; ``--check`` prints all."""

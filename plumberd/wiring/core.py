@@ -42,9 +42,9 @@ from plumberd.pure.tls import peer_key
 from plumberd.pure.uri import IPAddress, Uri
 from plumberd.pure.who import LocalWho
 from plumberd.wiring.census import Census
-from plumberd.wiring.registrations import Registrations
-from plumberd.wiring.settings import Settings
-from plumberd.wiring.whois import Whois
+from plumberd.wiring.clients.registrations import Registrations
+from plumberd.wiring.config.settings import Settings
+from plumberd.wiring.ops.whois import Whois
 
 DESCRIPTORS_A_RELAY = 4
 

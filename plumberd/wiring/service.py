@@ -15,15 +15,15 @@ from twisted.python.failure import Failure
 
 from plumberd.effects.rundir import RunDirError, open_rundir
 from plumberd.wiring.announce import announcement
-from plumberd.wiring.broker import Broker
+from plumberd.wiring.clients.broker import Broker
+from plumberd.wiring.config.doubts import WARNING
+from plumberd.wiring.config.options import Options
+from plumberd.wiring.config.settings import Settings
 from plumberd.wiring.core import Core, make_core
-from plumberd.wiring.doubts import WARNING
 from plumberd.wiring.expiry import ExpiryNotice
-from plumberd.wiring.options import Options
-from plumberd.wiring.reload import Reload, audit_log_of
-from plumberd.wiring.schemed import SchemeDaemon
-from plumberd.wiring.settings import Settings
-from plumberd.wiring.tcpd import ListenError, Tcpd, Wanted, wanted_by
+from plumberd.wiring.inbound.schemed import SchemeDaemon
+from plumberd.wiring.inbound.tcpd import ListenError, Tcpd, Wanted, wanted_by
+from plumberd.wiring.ops.reload import Reload, audit_log_of
 
 
 class PlumberdService(Service):

@@ -13,8 +13,8 @@ from plumberd.commands.ca import file_name
 from plumberd.effects.tls_files import TlsFiles
 from plumberd.pure.policy.rule import parse_rule
 from plumberd.pure.tls import parse_pin
-from plumberd.wiring.assemble import read_settings
-from plumberd.wiring.settings import CommandLine
+from plumberd.wiring.config.assemble import read_settings
+from plumberd.wiring.config.settings import CommandLine
 from tests.children import Child
 from tests.configured import ConfiguredTestCase
 from tests.plumb_case import PlumbTestCase

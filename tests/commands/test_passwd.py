@@ -13,8 +13,8 @@ from unittest import mock
 
 from plumberd.commands import passwd
 from plumberd.pure.passwords import FILE_BYTES, PASSWORD_BYTES, Cost, Entry, format_entry, parse_file
-from plumberd.wiring.assemble import read_settings
-from plumberd.wiring.settings import CommandLine
+from plumberd.wiring.config.assemble import read_settings
+from plumberd.wiring.config.settings import CommandLine
 from tests.children import needs_root
 from tests.configured import ConfiguredTestCase
 from tests.plumb_case import PlumbTestCase

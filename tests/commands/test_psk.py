@@ -9,8 +9,8 @@ import tomllib
 
 from plumberd.pure.policy.rule import parse_rule
 from plumberd.pure.psk import parse_keys
-from plumberd.wiring.assemble import read_settings
-from plumberd.wiring.settings import CommandLine
+from plumberd.wiring.config.assemble import read_settings
+from plumberd.wiring.config.settings import CommandLine
 from tests.configured import ConfiguredTestCase
 from tests.plumb_case import PlumbTestCase
 from tests.tables import each

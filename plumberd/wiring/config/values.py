@@ -22,9 +22,9 @@ from plumberd.pure.policy.route import PLACEHOLDER, Endpoint, Target
 from plumberd.pure.policy.subject import Condition, parse_condition
 from plumberd.pure.tls import ClientCertificates, parse_peer_key
 from plumberd.pure.uri import FRAMINGS, Uri
-from plumberd.wiring.listening import EndpointError, full_description, is_plain
-from plumberd.wiring.mistakes import ValueMistake, unwanted
-from plumberd.wiring.settings import PARTS, Group
+from plumberd.wiring.config.mistakes import ValueMistake, unwanted
+from plumberd.wiring.config.settings import PARTS, Group
+from plumberd.wiring.inbound.listening import EndpointError, full_description, is_plain
 
 _client_from_string: Callable[[Any, str], object] = endpoints.clientFromString
 

@@ -13,11 +13,11 @@ from plumberd.pure.modes import COUNTED, Mode, choose_local_mode, choose_mode
 from plumberd.pure.proxy_header import End
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.who import RemoteWho
-from plumberd.wiring.approach import guard
-from plumberd.wiring.delivery import Handing, prepare
-from plumberd.wiring.inbound import HOLD_SECONDS, Callers, Inbound
-from plumberd.wiring.proxied import end_of
-from plumberd.wiring.registrations import Offer, Registration, told_of
+from plumberd.wiring.clients.delivery import Handing, prepare
+from plumberd.wiring.clients.registrations import Offer, Registration, told_of
+from plumberd.wiring.dialing.approach import guard
+from plumberd.wiring.inbound.inbound import HOLD_SECONDS, Callers, Inbound
+from plumberd.wiring.inbound.proxied import end_of
 
 
 class RawInbound(Inbound):

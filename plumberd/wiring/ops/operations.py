@@ -27,15 +27,15 @@ from plumberd.pure.policy.peer import Destination
 from plumberd.pure.policy.subject import UNMAPPED
 from plumberd.pure.refusals import REASON_BYTES, Refusal, Refused
 from plumberd.pure.who import LocalWho
-from plumberd.wiring import accounting
-from plumberd.wiring.approach import guard
-from plumberd.wiring.asker import Asker, Permit, restrict
+from plumberd.wiring.clients.asker import Asker, Permit, restrict
+from plumberd.wiring.clients.registrations import Registration
 from plumberd.wiring.core import Core
-from plumberd.wiring.explaining import Explaining, asked_of, explaining, subject_as
-from plumberd.wiring.registrations import Registration
-from plumberd.wiring.status import about_client, about_everything
-from plumberd.wiring.tcpd import Tcpd
-from plumberd.wiring.usage import usage
+from plumberd.wiring.dialing.approach import guard
+from plumberd.wiring.inbound.tcpd import Tcpd
+from plumberd.wiring.ops import accounting
+from plumberd.wiring.ops.explaining import Explaining, asked_of, explaining, subject_as
+from plumberd.wiring.ops.status import about_client, about_everything
+from plumberd.wiring.ops.usage import usage
 
 LISTS = ("rules", "routes", "redirects", "publish", "tcpd", "serving", "limits")
 """What may be too long of a `status`."""
@@ -83,7 +83,7 @@ class Desk(Protocol):
     def connections_per_uid(self) -> int: ...
 
     def taken(self, sender: Any, *, forgotten: bool) -> None:
-        """See :class:`plumberd.wiring.registrations.Places`."""
+        """See :class:`plumberd.wiring.clients.registrations.Places`."""
 
     def restrict(self, conversation: Conversation, permit: Permit) -> None:
         """Make a connection look up what *permit* says, and no more, for ever."""

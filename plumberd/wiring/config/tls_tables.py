@@ -8,9 +8,9 @@ from typing import TypeVar
 from plumberd.effects.tls_files import TlsFileError, TlsFiles, UnreadFiles
 from plumberd.pure.psk import PreSharedKey
 from plumberd.pure.tls import SYSTEM, Certificate, PeerSettings, TlsSettings, Trust, parse_peer_key
-from plumberd.wiring.configuration import Reading
-from plumberd.wiring.mistakes import Mistake, Path, key_text
-from plumberd.wiring.schema import Peer
+from plumberd.wiring.config.configuration import Reading
+from plumberd.wiring.config.mistakes import Mistake, Path, key_text
+from plumberd.wiring.config.schema import Peer
 
 T = TypeVar("T")
 

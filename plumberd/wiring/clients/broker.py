@@ -23,11 +23,11 @@ from plumberd.pure.admission import FairQueue
 from plumberd.pure.dialects import DIALECTS, Dialect, Kind, Request
 from plumberd.pure.dialects.native import NativeDecoder
 from plumberd.pure.refusals import REASON_BYTES, Refusal, Refused
-from plumberd.wiring.asker import Asker, Permit
+from plumberd.wiring.clients.asker import Asker, Permit
+from plumberd.wiring.clients.lookup import Lookup
 from plumberd.wiring.core import Core
-from plumberd.wiring.lookup import Lookup
-from plumberd.wiring.operations import Operations
-from plumberd.wiring.tcpd import Tcpd
+from plumberd.wiring.inbound.tcpd import Tcpd
+from plumberd.wiring.ops.operations import Operations
 
 _ONE_ANSWER = dataclasses.replace(DIALECTS["native"], conversation=False)
 """The native dialect as it is spoken where a control socket's answers go."""
@@ -222,7 +222,7 @@ class Broker:
     # -- what lookups tell (see lookup.Places)
 
     def finished(self, lookup: Lookup) -> None:
-        """See :class:`plumberd.wiring.lookup.Places`."""
+        """See :class:`plumberd.wiring.clients.lookup.Places`."""
         if self._under_way.get(lookup.conversation) is lookup:
             del self._under_way[lookup.conversation]
         if not lookup.admitted:
@@ -237,7 +237,7 @@ class Broker:
         return lookup.start
 
     def taken(self, sender: _Sends, *, forgotten: bool) -> None:
-        """See :class:`plumberd.wiring.lookup.Places` and :class:`plumberd.wiring.registrations.Places`."""
+        """See :class:`~plumberd.wiring.clients.lookup.Places`, and that of the registrations."""
         if forgotten:
             self._forgotten.set(sender, lambda: self._make_room(sender.uid))
         else:
@@ -263,11 +263,11 @@ class Broker:
     # -- what operations ask for (see operations.Desk)
 
     def restrict(self, conversation: Conversation, permit: Permit) -> None:
-        """See :class:`plumberd.wiring.operations.Desk`."""
+        """See :class:`plumberd.wiring.ops.operations.Desk`."""
         self._conversations[conversation].permit = permit
 
     def give_control(self, conversation: Conversation, request: Request, permit: Permit) -> None:
-        """See :class:`plumberd.wiring.operations.Desk`."""
+        """See :class:`plumberd.wiring.ops.operations.Desk`."""
         uid, gid = permit.who.uid, permit.who.gid
         if not self._enter(uid):
             raise Refused(Refusal.BUSY, self._too_many(uid))
@@ -294,7 +294,7 @@ class Broker:
         self._leave(self._controls.pop(control))
 
     def refuse(self, conversation: Conversation, request: Request, refused: Refused) -> None:
-        """See :class:`plumberd.wiring.operations.Desk`."""
+        """See :class:`plumberd.wiring.ops.operations.Desk`."""
         self._refuse(conversation, request.ident, refused.word, refused.reason)
 
     def _refuse(self, conversation: Conversation, ident: str | int | None, word: Refusal, reason: str) -> None:

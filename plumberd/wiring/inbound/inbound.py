@@ -29,11 +29,11 @@ from plumberd.pure.proxy_header import End
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import IPAddress
 from plumberd.pure.who import RemoteWho
-from plumberd.wiring.approach import Approach, guard
+from plumberd.wiring.clients.registrations import Offer, Registration, told_of
 from plumberd.wiring.core import Core
-from plumberd.wiring.proxied import introduce
-from plumberd.wiring.reach import Reached, Traveller, check_leads_away
-from plumberd.wiring.registrations import Offer, Registration, told_of
+from plumberd.wiring.dialing.approach import Approach, guard
+from plumberd.wiring.dialing.reach import Reached, Traveller, check_leads_away
+from plumberd.wiring.inbound.proxied import introduce
 
 REFUSAL_SECONDS = 0.05
 """Every refusal goes out that long after the name came in: time tells a stranger nothing either."""

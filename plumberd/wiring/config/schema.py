@@ -26,10 +26,10 @@ from plumberd.pure.policy.rule import Rule, bind_rule, parse_rule
 from plumberd.pure.policy.subject import Condition
 from plumberd.pure.psk import check_identity
 from plumberd.pure.tls import ALPN_NAMES, ClientCertificates, check_alpn, check_login, parse_pin
-from plumberd.wiring import values
-from plumberd.wiring.mistakes import UnknownKey, gather, key_names, text, unwanted
-from plumberd.wiring.route_tables import one_or_more, parse_table
-from plumberd.wiring.settings import Group
+from plumberd.wiring.config import values
+from plumberd.wiring.config.mistakes import UnknownKey, gather, key_names, text, unwanted
+from plumberd.wiring.config.route_tables import one_or_more, parse_table
+from plumberd.wiring.config.settings import Group
 
 Hook = Callable[[Any, Any], Any]
 """Value and type in, checked value out."""
@@ -184,7 +184,7 @@ class Configuration:
 def structure(table: Mapping[str, Any], accounts: Accounts) -> Configuration:
     """Return the configuration that *table* says; in ``rules`` stand :class:`Located` values.
 
-    :raises Exception: a group of all mistakes, as :func:`plumberd.wiring.mistakes.flatten` takes it.
+    :raises Exception: a group of all mistakes, as :func:`plumberd.wiring.config.mistakes.flatten` takes it.
     """
     return _converter(accounts).structure(table, Configuration)
 

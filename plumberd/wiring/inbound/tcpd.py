@@ -1,6 +1,6 @@
 """tcpd: listens on any server endpoint for remote callers of local services.
 
-A caller is an :class:`~plumberd.wiring.inbound.Inbound`; here is only what listens.
+A caller is an :class:`~plumberd.wiring.inbound.inbound.Inbound`; here is only what listens.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from plumberd.effects.tls_contexts import Inward
 from plumberd.pure.plumb_handshake import ALPN
 from plumberd.pure.uri import IPAddress, show_host
 from plumberd.pure.who import RemoteWho
+from plumberd.wiring.config.settings import Settings
 from plumberd.wiring.core import Core
-from plumberd.wiring.inbound import Callers, Inbound
-from plumberd.wiring.inbound_raw import RawInbound
-from plumberd.wiring.inbound_tls import TlsInbound
-from plumberd.wiring.inbound_transport import TransportInbound
-from plumberd.wiring.listening import is_plain, raw_socket, server_from_string
-from plumberd.wiring.settings import Settings
+from plumberd.wiring.inbound.inbound import Callers, Inbound
+from plumberd.wiring.inbound.inbound_raw import RawInbound
+from plumberd.wiring.inbound.inbound_tls import TlsInbound
+from plumberd.wiring.inbound.inbound_transport import TransportInbound
+from plumberd.wiring.inbound.listening import is_plain, raw_socket, server_from_string
 
 
 class ListenError(Exception):

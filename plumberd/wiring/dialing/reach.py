@@ -26,10 +26,10 @@ from plumberd.pure.policy.route import Endpoint
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import IPAddress, Uri
 from plumberd.pure.who import LocalWho, RemoteWho
+from plumberd.wiring.clients.registrations import Offer, Registration, told_of
 from plumberd.wiring.core import Core
-from plumberd.wiring.endpoint_dial import EndpointDial
-from plumberd.wiring.registrations import Offer, Registration, told_of
-from plumberd.wiring.tls_dial import TlsDial
+from plumberd.wiring.dialing.endpoint_dial import EndpointDial
+from plumberd.wiring.dialing.tls_dial import TlsDial
 
 SERVED = ("tcp", "tls", "unix")
 """The schemes that something here carries; others are ``not-possible``."""

@@ -1,7 +1,7 @@
 """The life of one lookup, from the request to the hand-over.
 
 Syntax and reserved names were the codec's business; then, in this order: who;
-redirect and route; what :mod:`plumberd.wiring.approach` does; decide again, if
+redirect and route; what :mod:`plumberd.wiring.dialing.approach` does; decide again, if
 the configuration is another by now; hand over. Each step calls the next. One of
 them may be under way at a time, and :meth:`Lookup.cancel` ends it. Callbacks,
 not coroutines: a coroutine a lookup costs a quarter of all set-ups.
@@ -27,11 +27,11 @@ from plumberd.pure.policy.subject import Subject
 from plumberd.pure.refusals import REASON_BYTES, Refusal, Refused
 from plumberd.pure.uri import IPAddress, Uri
 from plumberd.pure.who import LocalWho
-from plumberd.wiring.approach import Approach, guard
-from plumberd.wiring.asker import Asker
+from plumberd.wiring.clients.asker import Asker
+from plumberd.wiring.clients.delivery import Handing, prepare
 from plumberd.wiring.core import Core
-from plumberd.wiring.delivery import Handing, prepare
-from plumberd.wiring.reach import Reached, Traveller
+from plumberd.wiring.dialing.approach import Approach, guard
+from plumberd.wiring.dialing.reach import Reached, Traveller
 
 
 class Places(Protocol):

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from plumberd.effects.trusted_file import FileError, read_trusted
 from plumberd.pure.login import LoginSettings
 from plumberd.pure.passwords import FILE_BYTES, PasswordError, Passwords, parse_file
-from plumberd.wiring.configuration import Reading
-from plumberd.wiring.mistakes import Mistake
-from plumberd.wiring.settings import CommandLine
+from plumberd.wiring.config.configuration import Reading
+from plumberd.wiring.config.mistakes import Mistake
+from plumberd.wiring.config.settings import CommandLine
 
 OTHERS_BITS = 0o077
 """What anybody but its owner may do with a file of passwords: nothing."""

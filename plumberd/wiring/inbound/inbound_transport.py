@@ -11,8 +11,8 @@ from plumberd.pure.handshake import GRANTED, refusal
 from plumberd.pure.proxy_header import End
 from plumberd.pure.refusals import Refusal
 from plumberd.pure.who import RemoteWho
-from plumberd.wiring.delivery import as_stream
-from plumberd.wiring.inbound import HOLD_SECONDS, Callers, Inbound
+from plumberd.wiring.clients.delivery import as_stream
+from plumberd.wiring.inbound.inbound import HOLD_SECONDS, Callers, Inbound
 
 
 class TransportInbound(Inbound):

@@ -12,9 +12,9 @@ from plumberd.pure.login import LoginSettings
 from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.route import Choice
 from plumberd.pure.policy.rule import Rule
-from plumberd.wiring.mistakes import key_text
-from plumberd.wiring.settings import Settings
-from plumberd.wiring.values import show_time
+from plumberd.wiring.config.mistakes import key_text
+from plumberd.wiring.config.settings import Settings
+from plumberd.wiring.config.values import show_time
 
 AT_START = ("rundir", "group", "dialects", "parts")
 """What a running process keeps until it is started again: where its sockets are, whose, and which."""

@@ -29,9 +29,9 @@ from plumberd.pure.policy.subject import (
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import Uri
 from plumberd.pure.who import LocalWho
+from plumberd.wiring.config.settings import Settings
 from plumberd.wiring.core import Core
-from plumberd.wiring.reach import carrier_of, check_leads_away, check_served
-from plumberd.wiring.settings import Settings
+from plumberd.wiring.dialing.reach import carrier_of, check_leads_away, check_served
 
 CONFINED = "confined"
 """The one word of ``as`` that is no condition of a rule."""

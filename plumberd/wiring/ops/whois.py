@@ -48,7 +48,7 @@ class Whois:
         """Remember who is carried over *sock*, our connection to a local service; return its token.
 
         :param service: as the caller named it.
-        :param told: what is told of it (:func:`plumberd.wiring.registrations.told_of`).
+        :param told: what is told of it (:func:`plumberd.wiring.clients.registrations.told_of`).
         :returns: nothing where the connection has no token, since it leads elsewhere, or its other end is gone.
         """
         token = token_of(sock)

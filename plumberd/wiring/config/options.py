@@ -25,12 +25,12 @@ from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.route import Choice, Target, parse_redirect, parse_route
 from plumberd.pure.policy.rule import Rule, parse_rule
 from plumberd.pure.refusals import Refused
-from plumberd.wiring import values
 from plumberd.wiring.announce import announcement
-from plumberd.wiring.arguments import ArgumentError, group
-from plumberd.wiring.assemble import read_settings
-from plumberd.wiring.mistakes import ConfigurationError, ValueMistake, unwanted
-from plumberd.wiring.settings import CommandLine, Group, Settings
+from plumberd.wiring.config import values
+from plumberd.wiring.config.arguments import ArgumentError, group
+from plumberd.wiring.config.assemble import read_settings
+from plumberd.wiring.config.mistakes import ConfigurationError, ValueMistake, unwanted
+from plumberd.wiring.config.settings import CommandLine, Group, Settings
 
 T = TypeVar("T")
 

@@ -19,12 +19,12 @@ from plumberd.pure.policy.subject import Holds
 from plumberd.pure.proxy_header import End
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.who import RemoteWho
-from plumberd.wiring.approach import guard
+from plumberd.wiring.clients.delivery import as_stream
+from plumberd.wiring.clients.registrations import Registration
 from plumberd.wiring.core import Cancellable
-from plumberd.wiring.delivery import as_stream
-from plumberd.wiring.inbound import Callers, Inbound
-from plumberd.wiring.proxied import end_of
-from plumberd.wiring.registrations import Registration
+from plumberd.wiring.dialing.approach import guard
+from plumberd.wiring.inbound.inbound import Callers, Inbound
+from plumberd.wiring.inbound.proxied import end_of
 
 
 class TlsInbound(Inbound):

@@ -24,12 +24,12 @@ from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.route import Choice, RouteError, Routes, Table, Target, check_loops
 from plumberd.pure.policy.rule import Rule, RuleError, bind_rule
 from plumberd.pure.uri import IPAddress
-from plumberd.wiring.configuration import Reading, read_configuration
-from plumberd.wiring.login_tables import LoginTables
-from plumberd.wiring.mistakes import ConfigurationError, Mistake
-from plumberd.wiring.schema import Tls
-from plumberd.wiring.settings import CommandLine, Settings
-from plumberd.wiring.tls_tables import TlsTables
+from plumberd.wiring.config.configuration import Reading, read_configuration
+from plumberd.wiring.config.login_tables import LoginTables
+from plumberd.wiring.config.mistakes import ConfigurationError, Mistake
+from plumberd.wiring.config.schema import Tls
+from plumberd.wiring.config.settings import CommandLine, Settings
+from plumberd.wiring.config.tls_tables import TlsTables
 
 LONGEST_SOCKET = "network-0-0"
 """Of the names that the broker listens on."""

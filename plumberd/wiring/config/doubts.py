@@ -19,9 +19,9 @@ from plumberd.pure.policy.lint import lint, name_rules
 from plumberd.pure.policy.route import EVERY, Endpoint, Target, destination
 from plumberd.pure.tls import ClientCertificates
 from plumberd.pure.uri import Uri
-from plumberd.wiring.reach import SERVED
-from plumberd.wiring.settings import Settings
-from plumberd.wiring.values import show_time
+from plumberd.wiring.config.settings import Settings
+from plumberd.wiring.config.values import show_time
+from plumberd.wiring.dialing.reach import SERVED
 
 WARNING, NOTE = "warning: ", "note: "
 """How their lines begin."""

@@ -18,9 +18,9 @@ from plumberd.effects.accounts import Accounts
 from plumberd.effects.trusted_file import FileError, matching, read_trusted
 from plumberd.pure.policy.route import Choice
 from plumberd.pure.toml_lines import string_lines
-from plumberd.wiring.mistakes import Mistake, Path, flatten, key_names, key_text
-from plumberd.wiring.schema import Configuration, Located, structure
-from plumberd.wiring.values import has_password
+from plumberd.wiring.config.mistakes import Mistake, Path, flatten, key_names, key_text
+from plumberd.wiring.config.schema import Configuration, Located, structure
+from plumberd.wiring.config.values import has_password
 
 FILE_BYTES = 4 * 1024 * 1024
 """Longest file; ten thousand rules have less than one MiB."""

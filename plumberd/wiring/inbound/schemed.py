@@ -27,7 +27,7 @@ from plumberd.pure.policy.route import parse_target_uri
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import IPAddress, Uri
 from plumberd.wiring.core import Core
-from plumberd.wiring.reach import Reach, Reached, Traveller
+from plumberd.wiring.dialing.reach import Reach, Reached, Traveller
 
 READ_BYTES = 8192
 

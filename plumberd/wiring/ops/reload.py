@@ -15,14 +15,14 @@ from twisted.python.failure import Failure
 
 from plumberd.effects.auditlog import JOURNAL_SOCKET, AuditLog, open_audit_log
 from plumberd.pure.refusals import Refusal
-from plumberd.wiring.assemble import reread
-from plumberd.wiring.broker import Broker
-from plumberd.wiring.changes import changes
+from plumberd.wiring.clients.broker import Broker
+from plumberd.wiring.config.assemble import reread
+from plumberd.wiring.config.changes import changes
+from plumberd.wiring.config.doubts import WARNING, doubts
+from plumberd.wiring.config.mistakes import ConfigurationError, Mistake
+from plumberd.wiring.config.settings import Settings
 from plumberd.wiring.core import Core
-from plumberd.wiring.doubts import WARNING, doubts
-from plumberd.wiring.mistakes import ConfigurationError, Mistake
-from plumberd.wiring.settings import Settings
-from plumberd.wiring.tcpd import ListenError, Tcpd, Wanted, wanted_by
+from plumberd.wiring.inbound.tcpd import ListenError, Tcpd, Wanted, wanted_by
 
 _log = Logger("plumberd")
 

@@ -30,7 +30,7 @@ CLAIMS_PER_UID = 256
 
 
 class Places(Protocol):
-    """The queue for sending descriptors, which claims share with lookups (:class:`plumberd.wiring.lookup.Places`)."""
+    """The queue for sending descriptors, shared with :class:`lookups <plumberd.wiring.clients.lookup.Places>`."""
 
     unread: FairQueue[int, Any]
 

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 from plumberd.effects.accounts import Accounts
 from plumberd.pure.policy.route import Choice, Target
 from plumberd.pure.policy.subject import Condition, bind, parse_condition
-from plumberd.wiring.mistakes import UnknownKey, gather, text, unwanted
-from plumberd.wiring.values import target
+from plumberd.wiring.config.mistakes import UnknownKey, gather, text, unwanted
+from plumberd.wiring.config.values import target
 
 T = TypeVar("T")
 Parse = Callable[[str, str], Target]
