@@ -50,6 +50,7 @@ async def connect(
     routes: str | None = None,
     *,
     uri: str | None = None,
+    type: str | None = None,  # noqa: A002 - as of socket.socket
     rundir: str | None = None,
     timeout: float = client.TIMEOUT_SECONDS,
 ) -> socket.socket:
@@ -57,7 +58,7 @@ async def connect(
 
     Arguments and errors are those of :func:`plumberd.client.connect`.
     """
-    asking = client.Asking(client.lookup_request(service, routes, uri), rundir)
+    asking = client.Asking(client.lookup_request(service, routes, uri, type), rundir)
     answer = client.Answer()
     try:
         async with asyncio.timeout(timeout):

@@ -65,6 +65,7 @@ def connect(
     routes: str | None = None,
     *,
     uri: str | None = None,
+    type: str | None = None,  # noqa: A002 - as of socket.socket
     rundir: str | None = None,
     timeout: float = TIMEOUT_SECONDS,
 ) -> socket.socket:
@@ -73,6 +74,8 @@ def connect(
     :param routes: ``service URI`` pairs separated by ``;``; the default is the value of
         $IPC_NETWORKD or $IPC_NETWORK.
     :param uri: an address instead of a service.
+    :param type: the socket that is wanted: ``stream``, which it is by default, ``seqpacket``, or ``dgram`` for
+        what is carried in datagrams. Where it is not a stream, what one write sends is what one read brings.
     :param rundir: the run directory; the default is the control socket that $PLUMB_FD names,
         or else the first directory with a live broker of $IPC_RUNDIR, $RUNDIR,
         $XDG_RUNTIME_DIR/ipc and /run/ipc.
@@ -81,7 +84,7 @@ def connect(
     :raises NoBroker: nobody answers.
     :raises Error: the broker may not be asked, or does not answer as it should.
     """
-    sock, _ = lookup(service, routes, uri=uri, rundir=rundir, timeout=timeout)
+    sock, _ = lookup(service, routes, uri=uri, type=type, rundir=rundir, timeout=timeout)
     return sock
 
 
@@ -90,11 +93,12 @@ def lookup(
     routes: str | None = None,
     *,
     uri: str | None = None,
+    type: str | None = None,  # noqa: A002 - as of socket.socket
     rundir: str | None = None,
     timeout: float = TIMEOUT_SECONDS,
 ) -> tuple[socket.socket, dict[str, Any]]:
     """Like :func:`connect`, and return the broker's answer besides: its ``mode`` and ``rule``."""
-    answer = _ask(lookup_request(service, routes, uri), rundir, timeout)
+    answer = _ask(lookup_request(service, routes, uri, type), rundir, timeout)
     try:
         return answer.take_socket()
     finally:
@@ -195,7 +199,12 @@ def find_broker(rundir: str | None = None, timeout: float = TIMEOUT_SECONDS) -> 
     return sock
 
 
-def lookup_request(service: str | None, routes: str | None, uri: str | None) -> dict[str, Any]:
+def lookup_request(
+    service: str | None,
+    routes: str | None,
+    uri: str | None,
+    type: str | None = None,  # noqa: A002 - as of socket.socket
+) -> dict[str, Any]:
     """Return the request for a lookup; see :func:`connect` for what *routes* is by default.
 
     :raises ValueError: unless there is a service or a uri, and not both.
@@ -203,6 +212,8 @@ def lookup_request(service: str | None, routes: str | None, uri: str | None) -> 
     if (service is None) == (uri is None):
         raise ValueError("wanted a service or a uri")
     request: dict[str, Any] = {"op": "lookup"}
+    if type is not None:
+        request["type"] = type
     if uri is not None:
         request["uri"] = uri
         return request

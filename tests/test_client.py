@@ -140,6 +140,10 @@ class Requests(ClientTestCase):
         answer, fd = await in_thread(client.ask, {"op": "status", "id": 7}, rundir=self.broker(status))
         self.assertEqual((self.requests, answer, fd), ([{"op": "status", "id": 7}], {"ok": True, "version": "1"}, -1))
 
+    def test_the_type_of_the_socket_goes_along_where_it_is_told(self) -> None:
+        self.assertNotIn("type", client.lookup_request("pong", "", None))
+        self.assertEqual(client.lookup_request("pong", "", None, "seqpacket")["type"], "seqpacket")
+
     def test_neither_a_service_nor_an_address_is_a_mistake(self) -> None:
         with self.assertRaises(ValueError):
             client.connect()

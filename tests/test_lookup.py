@@ -19,7 +19,7 @@ from plumberd.pure.modes import Mode
 from plumberd.pure.policy.route import Routes, parse_route
 from plumberd.pure.refusals import Refused
 from plumberd.wiring.service import PlumberdService
-from tests.running import RunningTestCase, leading, noting
+from tests.running import RunningTestCase, echo, leading, noting
 from tests.support import (
     dial,
     in_thread,
@@ -551,3 +551,79 @@ def _make_certificate(path: str) -> None:
     with open(key, encoding="ascii") as source, open(path, "a", encoding="ascii") as target:
         target.write(source.read())
     os.unlink(key)
+
+
+class Types(RunningTestCase):
+    """What type of socket a client gets."""
+
+    async def look_up(self, running: PlumberdService, **members: Any) -> tuple[dict[str, Any], socket.socket | None]:
+        answer, got = await in_thread(native_ask, running.settings.rundir, op="lookup", **members)
+        return answer, None if got is None else self.owned(got)
+
+    async def check_packets(self, sock: socket.socket, *messages: bytes) -> None:
+        """What is sent comes back, each message by itself."""
+        for message in messages:
+            sock.send(message)
+            self.assertEqual(await in_thread(sock.recv, 65536), message)
+
+    async def test_a_stream_is_what_it_is_without(self) -> None:
+        service = self.run_broker()
+        self.serve(service.settings.rundir, "pong")
+        answer, got = await self.look_up(service, service="pong", type="stream")
+        assert got is not None, answer
+        self.assertEqual((answer["mode"], got.type), ("local", socket.SOCK_STREAM))
+
+    async def test_packets_in_front_of_a_tcp_server_are_relayed_and_one_read_is_one(self) -> None:
+        service = self.run_broker()
+        answer, got = await self.look_up(service, uri=f"tcp://127.0.0.1:{self.serve_tcp()}", type="seqpacket")
+        assert got is not None, answer
+        self.assertEqual((answer["mode"], got.type), ("relayed", socket.SOCK_SEQPACKET))
+        await self.check_packets(got, b"one", b"another")
+        got.close()
+        await self.wait_until_idle(service)
+
+    async def test_packets_of_a_stream_are_cut_as_the_uri_says(self) -> None:
+        service = self.run_broker()
+        port = self.serve_tcp(lambda sock: sock.sendall(b"\0\0\0\1a\0\0\0\2bc") or read_all(sock))
+        uri = f"tcp://127.0.0.1:{port}?framing=libipc-zig"
+        _, got = await self.look_up(service, uri=uri, type="seqpacket")
+        assert got is not None
+        self.assertEqual(await in_thread(got.recv, 100), b"\0\0\0\1a")
+        self.assertEqual(await in_thread(got.recv, 100), b"\0\0\0\2bc")
+
+    async def test_a_local_service_with_packets_is_connected_to_itself(self) -> None:
+        service = self.run_broker()
+        listener = self.owned(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        listener.bind(os.path.join(service.settings.rundir, "pong"))
+        listener.listen()
+        self.serve_on(listener, echo)
+        answer, got = await self.look_up(service, service="pong", type="seqpacket")
+        assert got is not None, answer
+        self.assertEqual((answer["mode"], got.type), ("local", socket.SOCK_SEQPACKET))
+        await self.check_packets(got, b"one", b"another")
+
+    async def test_a_local_service_with_a_stream_is_translated(self) -> None:
+        service = self.run_broker()
+        self.serve(service.settings.rundir, "pong")
+        answer, got = await self.look_up(service, service="pong", type="seqpacket")
+        assert got is not None, answer
+        self.assertEqual((answer["mode"], got.type), ("relayed", socket.SOCK_SEQPACKET))
+        await self.check_packets(got, b"one", b"another")
+        got.close()
+        await self.wait_until_idle(service)
+
+    async def test_datagrams_do_not_tell_the_end_of_what_has_one(self) -> None:
+        service = self.run_broker()
+        self.serve(service.settings.rundir, "pong")
+        for way in ({"service": "pong"}, {"uri": f"tcp://127.0.0.1:{self.serve_tcp()}"}):
+            answer, got = await self.look_up(service, **way, type="dgram")
+            self.assertIsNone(got)
+            self.assertEqual(answer["error"], "not-possible")
+            self.assertIn("type=dgram", answer["reason"])
+            self.assertIn("ask for seqpacket", answer["reason"])
+
+    async def test_packets_are_not_handed_over_locked(self) -> None:
+        service = self.run_broker("allow out any any handover=locked")
+        answer, _ = await self.look_up(service, uri=f"tcp://127.0.0.1:{self.serve_tcp()}", type="seqpacket")
+        self.assertEqual(answer["error"], "not-possible")
+        self.assertIn("wants packets", answer["reason"])

@@ -67,6 +67,13 @@ class Chosen(SynchronousTestCase):
     def test_an_endpoint_is_relayed(self, _: str, wish: Mode) -> None:
         self.assertEqual(choose_mode(wish, SAME, BOTH, carrier="an endpoint"), Mode.RELAYED)
 
+    def test_what_carries_messages_can_write_them_whole(self) -> None:
+        self.assertEqual(choose_mode(Mode.FRAMED, SAME, BOTH, carrier="udp", messages=True), Mode.FRAMED)
+        self.assertEqual(choose_mode(Mode.AUTO, SAME, BOTH, carrier="udp", messages=True), Mode.RELAYED)
+        with self.assertRaises(Refused) as caught:
+            choose_mode(Mode.FRAMED, SAME, BOTH, carrier="udp", packets=True, messages=True)
+        self.assertEqual(caught.exception.word, Refusal.NOT_POSSIBLE)
+
     @each(("locked", Mode.LOCKED), ("direct", Mode.DIRECT))
     def test_an_endpoint_can_be_nothing_else(self, wish_name: str, wish: Mode) -> None:
         with self.assertRaises(Refused) as caught:

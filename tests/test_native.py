@@ -23,16 +23,21 @@ from plumberd.pure.dialects.native import (
 )
 from plumberd.pure.pairs import Pairs
 from plumberd.pure.refusals import Refusal
+from plumberd.pure.shape import SocketType
 from tests import codec_contract
 from tests.codec_contract import LIMIT, fed
 from tests.tables import PROPERTY, each
+
+DGRAM = SocketType.DGRAM
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-members = st.sampled_from(("op", "id", "service", "routes", "uri", "services", "control", "as", "after", "fd", ""))
+members = st.sampled_from(
+    ("op", "id", "service", "routes", "uri", "services", "type", "control", "as", "after", "fd", "")
+)
 messages = st.dictionaries(members, json_values | st.sampled_from((*OPS, "pong", "tcp", "tls://h:1")), max_size=5)
 
 
@@ -86,6 +91,14 @@ class Requests(SynchronousTestCase):
             {"op": "lookup", "service": "pong", "routes": None, "uri": None, "id": None},
             Request("lookup", "pong"),
         ),
+        ("stream", {"op": "lookup", "service": "a", "type": "stream"}, Request("lookup", "a", type=SocketType.STREAM)),
+        (
+            "seqpacket",
+            {"op": "lookup", "uri": "udp://h", "type": "seqpacket"},
+            Request("lookup", uri="udp://h", type=SocketType.SEQPACKET),
+        ),
+        ("dgram", {"op": "lookup", "uri": "udp://h", "type": "dgram"}, Request("lookup", uri="udp://h", type=DGRAM)),
+        ("null_type", {"op": "lookup", "service": "a", "type": None}, Request("lookup", "a")),
         ("status", {"op": "status"}, Request("status")),
         ("status_with_id", {"op": "status", "id": "x"}, Request("status", ident="x")),
         ("why", {"op": "why", "service": "pong"}, Request("why", members={"service": "pong"})),
@@ -124,13 +137,21 @@ class Requests(SynchronousTestCase):
         ("unknown_op", {"op": "destroy"}, "op: wanted one of"),
         ("op_of_another_type", {"op": ["lookup"]}, "op: wanted one of"),
         ("op_of_another_case", {"op": "LOOKUP", "service": "pong"}, "op: wanted one of"),
-        ("unknown_member", {"op": "lookup", "service": "pong", "route": "x"}, "it knows routes, service, uri"),
+        ("unknown_member", {"op": "lookup", "service": "pong", "route": "x"}, "it knows routes, service, type, uri"),
         ("member_of_another_op", {"op": "status", "service": "pong"}, "it knows no member of its own"),
         ("service_number", {"op": "lookup", "service": 5}, "service: wanted a string"),
         ("service_list", {"op": "lookup", "service": ["pong"]}, "service: wanted a string"),
         ("service_false", {"op": "lookup", "service": False}, "service: wanted a string"),
         ("routes_object", {"op": "lookup", "service": "pong", "routes": {"pong": "x"}}, "routes: wanted a string"),
         ("uri_number", {"op": "lookup", "uri": 0}, "uri: wanted a string"),
+        (
+            "type_unknown",
+            {"op": "lookup", "service": "a", "type": "raw"},
+            "type: wanted one of stream, seqpacket, dgram",
+        ),
+        ("type_empty", {"op": "lookup", "service": "a", "type": ""}, "type: wanted one of stream, seqpacket, dgram"),
+        ("type_number", {"op": "lookup", "service": "a", "type": 1}, "type: wanted a string"),
+        ("type_of_status", {"op": "status", "type": "stream"}, "it knows no member of its own"),
         ("both", {"op": "lookup", "service": "pong", "uri": "tcp://h:1"}, "found both"),
         ("neither", {"op": "lookup"}, "service (with routes) or uri alone"),
         ("routes_alone", {"op": "lookup", "routes": "x y"}, "service (with routes) or uri alone"),

@@ -53,12 +53,15 @@ class Powers:
         return self.lock and (self.give or who.uid == self.uid)
 
 
-def choose_mode(wish: Mode, who: LocalWho, powers: Powers, *, carrier: str = "", packets: bool = False) -> Mode:
+def choose_mode(
+    wish: Mode, who: LocalWho, powers: Powers, *, carrier: str = "", packets: bool = False, messages: bool = False
+) -> Mode:
     """Return the mode of a TCP hand-over.
 
     :param carrier: what else carries the bytes, so that there is no TCP socket to give
         away: an administrator's endpoint, another process's scheme daemon.
-    :param packets: whether the client's dialect wants packets, which a TCP socket has not.
+    :param packets: whether the client wants packets, which a TCP socket has not.
+    :param messages: whether that carrier carries whole messages, and so can write them as such.
     :raises Refused: ``not-possible`` where the wish cannot be met.
     """
     if wish is Mode.RELAYED:
@@ -66,10 +69,8 @@ def choose_mode(wish: Mode, who: LocalWho, powers: Powers, *, carrier: str = "",
     if packets:
         if wish is Mode.AUTO:
             return Mode.RELAYED
-        raise Refused(
-            Refusal.NOT_POSSIBLE, f"handover={wish.value}: this client's dialect wants packets, which are relayed"
-        )
-    if wish is Mode.FRAMED and not carrier:
+        raise Refused(Refusal.NOT_POSSIBLE, f"handover={wish.value}: this client wants packets, which are relayed")
+    if wish is Mode.FRAMED and (messages or not carrier):
         return Mode.FRAMED
     if carrier:
         if wish is Mode.AUTO:
@@ -97,7 +98,7 @@ def choose_local_mode(wish: Mode, *, same_kind: bool, packets: bool) -> Mode:
     """
     if wish is Mode.FRAMED:
         if packets:
-            raise Refused(Refusal.NOT_POSSIBLE, "handover=framed: this client's dialect has packets already")
+            raise Refused(Refusal.NOT_POSSIBLE, "handover=framed: this client has packets already")
         return Mode.FRAMED
     return Mode.LOCAL if same_kind and wish is not Mode.RELAYED else Mode.RELAYED
 

@@ -54,6 +54,7 @@ class Dialect:
     :ivar decoder: makes a decoder; its argument is the longest request in bytes.
     :ivar grant: what to send for a granted lookup.
     :ivar refuse: what to send for a refused one.
+    :ivar bare: whether its clients' messages have no header: where messages are carried, what one write brings is one.
     """
 
     name: str
@@ -64,13 +65,22 @@ class Dialect:
     decoder: Callable[[int], Decoder]
     grant: Grant
     refuse: Refuse
+    bare: bool = False
 
 
 DIALECTS: Mapping[str, Dialect] = {
     d.name: d
     for d in (
         Dialect(
-            "native", "plumberd", Kind.STREAM, "libipc-2023", True, native.NativeDecoder, native.grant, native.refuse
+            "native",
+            "plumberd",
+            Kind.STREAM,
+            "libipc-2023",
+            True,
+            native.NativeDecoder,
+            native.grant,
+            native.refuse,
+            bare=True,
         ),
         Dialect(
             "libipc-2019",

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from plumberd.pure.pairs import Pairs
 from plumberd.pure.refusals import Refusal
+from plumberd.pure.shape import SocketType
 
 
 class Malformed(Exception):
@@ -27,6 +28,7 @@ class Request:
         lookup that names none and for other operations.
     :ivar pairs: the lookup's own routes.
     :ivar uri: the address of a lookup that names no service.
+    :ivar type: the socket that is wanted, where the dialect lets the client say.
     :ivar ident: the client's own mark, echoed in the answer.
     :ivar members: what other operations bring, each of the type that the dialect has checked.
     """
@@ -36,6 +38,7 @@ class Request:
     pairs: Pairs = field(default_factory=Pairs)
     uri: str | None = field(default=None, repr=False)
     ident: str | int | None = None
+    type: SocketType | None = None
     members: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 

@@ -12,6 +12,7 @@ from plumberd.pure.names import check_service
 from plumberd.pure.pairs import Pairs
 from plumberd.pure.refusals import Refusal
 from plumberd.pure.refusals import Refused as RefusedError
+from plumberd.pure.shape import SocketType
 
 MESSAGE_BYTES = 65536
 """Longest message in either direction."""
@@ -23,7 +24,7 @@ MOST_WORDS = 64
 """Longest list: of words that say as whom something is to be explained, of services."""
 
 OPS: dict[str, frozenset[str]] = {
-    "lookup": frozenset(("service", "routes", "uri")),
+    "lookup": frozenset(("service", "routes", "uri", "type")),
     "status": frozenset(),
     "explain": frozenset(("direction", "service", "routes", "uri", "peer", "as")),
     "why": frozenset(("service",)),
@@ -119,14 +120,15 @@ def _request(message: dict[str, Any], ident: str | int | None) -> Request:
     if op != "lookup":
         return Request(op, ident=ident, members=_members(message))
     service, routes, uri = (_text(message, key) for key in ("service", "routes", "uri"))
+    kind = _type(message)
     if service is not None:
         if uri is not None:
             raise _bad("wanted service (with routes) or uri, found both")
         pairs = Pairs(routes.encode("utf-8", "surrogatepass")) if routes else Pairs()
-        return Request(op, check_service(service), pairs, ident=ident)
+        return Request(op, check_service(service), pairs, ident=ident, type=kind)
     if uri is None or routes is not None:
         raise _bad("wanted service (with routes) or uri alone")
-    return Request(op, uri=uri, ident=ident)
+    return Request(op, uri=uri, ident=ident, type=kind)
 
 
 def _members(message: dict[str, Any]) -> dict[str, Any]:
@@ -142,6 +144,16 @@ def _members(message: dict[str, Any]) -> dict[str, Any]:
         else:
             _text(message, key)
     return members
+
+
+def _type(message: dict[str, Any]) -> SocketType | None:
+    text = _text(message, "type")
+    if text is None:
+        return None
+    try:
+        return SocketType(text)
+    except ValueError:
+        raise _bad(f"type: wanted one of {', '.join(one.value for one in SocketType)}") from None
 
 
 def _text(message: dict[str, Any], key: str) -> str | None:

@@ -19,8 +19,8 @@ from plumberd.wiring.core import Core
 class Handing:
     """How a connection is to be handed over.
 
-    :ivar packets: the client's dialect wants packets.
-    :ivar carried: the connection is a stream whose other end something else carries already.
+    :ivar packets: the client wants packets.
+    :ivar carried: the connection is what the client gets, for something else carries its other end already.
     :ivar framing: how messages look that a stream is cut into.
     :ivar peer: whom a TCP socket is locked to.
     :ivar account: on whose account a relay is.
@@ -44,7 +44,7 @@ def prepare(
     :raises Refused: ``busy`` where too much is carried already; *sock* is still the caller's.
     :raises OSError: likewise, where the kernel refuses.
     """
-    if handing.mode is Mode.LOCAL or (handing.carried and not handing.packets):
+    if handing.mode is Mode.LOCAL or handing.carried:
         handover.make_ready(sock, tcp=False)
         return None, sock
     if handing.mode in (Mode.RELAYED, Mode.FRAMED):

@@ -25,13 +25,14 @@ from plumberd.pure.modes import COUNTED, Mode, choose_local_mode, choose_mode
 from plumberd.pure.policy.route import Way, find_way, parse_target_uri
 from plumberd.pure.policy.subject import Subject
 from plumberd.pure.refusals import REASON_BYTES, Refusal, Refused
+from plumberd.pure.shape import Shape, SocketType
 from plumberd.pure.uri import IPAddress, Uri
 from plumberd.pure.who import LocalWho
 from plumberd.wiring.clients.asker import Asker
 from plumberd.wiring.clients.delivery import Handing, prepare
 from plumberd.wiring.core import Core
 from plumberd.wiring.dialing.approach import Approach, guard
-from plumberd.wiring.dialing.reach import Reached, Traveller
+from plumberd.wiring.dialing.reach import CARRY_MESSAGES, Reached, Traveller
 
 
 class Places(Protocol):
@@ -66,7 +67,8 @@ class Lookup:
         self._sender = sender
         self._asker = asker
         self.uid = asker.uid
-        self._packets = conversation.dialect.kind is Kind.PACKET
+        packets = conversation.dialect.kind is Kind.PACKET
+        self._type = request.type or (SocketType.SEQPACKET if packets else SocketType.STREAM)
         self._began = self._marked = core.reactor.seconds()
         self._steps: list[tuple[str, float]] = []
         self._ident = core.audit.new_ident()
@@ -75,6 +77,7 @@ class Lookup:
         self._sock: socket.socket | None = None
         self._address: IPAddress | None = None
         self._relay: Relay | None = None
+        self._fits = False
         self._mode = Mode.AUTO
         self._generation = 0
         self._granted = False
@@ -123,7 +126,7 @@ class Lookup:
             self._request.service,
             way,
             subject,
-            Traveller(self._account, who, owner, self._packets, self._ended_of(self._generation)),
+            Traveller(self._account, who, owner, self._shape(), ended=self._ended_of(self._generation)),
             self._reached,
             about_to=self._about_to,
             mark=self._mark,
@@ -139,9 +142,24 @@ class Lookup:
         assert self._who is not None
         self._mode, census = Mode.AUTO, self._core.census
         census.withdraw(self)  # what another alternative asked for
+        messages = approach.uri is not None and approach.uri.scheme in CARRY_MESSAGES
+        if self._type is SocketType.DGRAM and not messages:
+            raise Refused(
+                Refusal.NOT_POSSIBLE,
+                f"type=dgram: {approach.to} is a connection that ends, which a datagram socket cannot tell; "
+                "ask for seqpacket",
+            )
         if approach.uri is None or approach.uri.scheme != "unix":
-            powers, packets = self._core.powers, self._packets
-            self._mode = choose_mode(self._wish(), self._who, powers, carrier=approach.carrier, packets=packets)
+            self._mode = choose_mode(
+                self._wish(),
+                self._who,
+                self._core.powers,
+                carrier=approach.carrier,
+                packets=self._type.packets,
+                messages=messages,
+            )
+            framed = self._mode is Mode.FRAMED
+            approach.traveller = dataclasses.replace(approach.traveller, framed=framed)
         if self._mode not in COUNTED or census.admit(self, self._who.uid, functools.partial(self._counted, go_on)):
             go_on()
 
@@ -155,7 +173,7 @@ class Lookup:
         if isinstance(result, Refused):
             self._refuse(result)
             return
-        self._sock, self._address = result.sock, result.address
+        self._sock, self._address, self._fits = result.sock, result.address, result.fits
         guard(self._refuse, self._deliver)
 
     def _ended_of(self, generation: int) -> Callable[[str, int, int], None]:
@@ -176,8 +194,9 @@ class Lookup:
         approach, sock = self._approach, self._sock
         assert approach is not None and sock is not None
         if approach.uri is not None and approach.uri.scheme == "unix":
-            same_kind = (sock.type == socket.SOCK_SEQPACKET) == self._packets
-            self._mode = choose_local_mode(self._wish(), same_kind=same_kind, packets=self._packets)
+            packets = self._type.packets
+            same_kind = (sock.type == socket.SOCK_SEQPACKET) == packets
+            self._mode = choose_local_mode(self._wish(), same_kind=same_kind, packets=packets)
         if self._places.unread.enter(self.uid, self) is Admission.NOW:
             self._send()
 
@@ -239,8 +258,8 @@ class Lookup:
             sock,
             Handing(
                 self._mode,
-                packets=self._packets,
-                carried=bool(approach.carrier),
+                packets=self._type.packets,
+                carried=self._fits or (bool(approach.carrier) and not self._type.packets),
                 framing=self._framing(uri),
                 peer=(self._address, uri.port) if uri and self._address else None,
                 account=self._account,
@@ -250,10 +269,17 @@ class Lookup:
         return theirs
 
     def _framing(self, uri: Uri | None) -> str:
-        """Return how messages look: as the URI says, the configuration, or this client's generation."""
+        """Return how messages look that a stream is cut into: as the URI says, the configuration, or the client."""
         told = uri.option("framing") if uri else None
+        return told or self._message_framing(bare=self._type.packets and self.conversation.dialect.bare)
+
+    def _shape(self) -> Shape:
+        """Return what the client's end is like, for what carries messages."""
+        return Shape(self._type, self._message_framing(bare=self.conversation.dialect.bare))
+
+    def _message_framing(self, *, bare: bool) -> str:
         configured = self._core.settings.framings.get(self._request.service or "")
-        return told or configured or self.conversation.dialect.framing
+        return configured or ("raw" if bare else self.conversation.dialect.framing)
 
     def _taken(self, taken: bool) -> None:
         self._places.taken(self, forgotten=self.conversation.left_unread)

@@ -54,6 +54,7 @@ class Approach:
     :ivar verdict: what the rules say of it.
     :ivar carrier: what else carries the bytes, for people; nothing where a socket of ours does.
     :ivar addresses: those that its name has.
+    :ivar traveller: for whom it is made; *about_to* may put another in its place.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Approach:
         self._core = core
         self._service = service
         self._subject = subject
-        self._traveller = traveller
+        self.traveller = traveller
         self._done = done
         self._about_to = about_to
         self._mark = mark
@@ -138,7 +139,7 @@ class Approach:
         if self.verdict.granted is False:
             raise _denied(self.verdict)
         if isinstance(target, Uri) and self.to.addresses is None and target.scheme != "unix":
-            self._step = self._core.resolver.resolve(target.host, self._traveller.account, self._resolved)
+            self._step = self._core.resolver.resolve(target.host, self.traveller.account, self._resolved)
         else:
             self._reach()
 
@@ -175,7 +176,7 @@ class Approach:
             self._core,
             self.target,
             self.verdict.addresses,
-            self._traveller,
+            self.traveller,
             self._reached,
             self._mark,
             rule=self.verdict.rule,

@@ -24,6 +24,7 @@ from plumberd.pure.modes import Mode
 from plumberd.pure.policy.peer import Destination
 from plumberd.pure.policy.route import Endpoint
 from plumberd.pure.refusals import Refusal, Refused
+from plumberd.pure.shape import STREAM, Shape
 from plumberd.pure.uri import IPAddress, Uri
 from plumberd.pure.who import LocalWho, RemoteWho
 from plumberd.wiring.clients.registrations import Offer, Registration, told_of
@@ -34,6 +35,9 @@ from plumberd.wiring.dialing.tls_dial import TlsDial
 SERVED = ("tcp", "tls", "unix")
 """The schemes that something here carries; others are ``not-possible``."""
 
+CARRY_MESSAGES: tuple[str, ...] = ()
+"""Those of them that carry messages: what they reach fits the shape that is asked for."""
+
 
 @dataclass(frozen=True)
 class Traveller:
@@ -42,7 +46,8 @@ class Traveller:
     :ivar account: on whose account what is carried for it is.
     :ivar who: the local client, as whom local services are connected to; ``None`` is the broker itself.
     :ivar owner: whom a TCP socket is given to before it connects.
-    :ivar packets: whether packets are wanted, rather than a stream.
+    :ivar shape: what the end has to be like that is wanted.
+    :ivar framed: whether each message is to be written by itself, when the last was taken.
     :ivar ended: told how it ended, and the bytes up and down, when what something else carries is over, which
         began with its connection.
     :ivar caller: the remote caller, where it is one.
@@ -54,7 +59,8 @@ class Traveller:
     account: str
     who: LocalWho | None = None
     owner: Owner | None = None
-    packets: bool = False
+    shape: Shape = STREAM
+    framed: bool = False
     ended: Callable[[str, int, int], None] | None = None
     caller: RemoteWho | None = None
     rule: str = ""
@@ -69,12 +75,14 @@ class Reached:
     :ivar address: that a TCP socket is connected to.
     :ivar wire: TLS on the socket, for who carries it by itself.
     :ivar told: whether the service there has been told already who it is connected to.
+    :ivar fits: whether it is the end already that the traveller's shape asks for, so that nothing is put before it.
     """
 
     sock: socket.socket
     address: IPAddress | None = None
     wire: Wire | None = None
     told: bool = False
+    fits: bool = False
 
 
 class _Step(Protocol):
@@ -167,7 +175,7 @@ class Reach:
             self._offer(registration)
         elif target.scheme == "unix":
             assert target.service is not None
-            services, who, packets = self._core.services, traveller.who, traveller.packets
+            services, who, packets = self._core.services, traveller.who, traveller.shape.packets
             done = self._other_connected
             self._go(UnixDial(self._core.reactor, services, target.service, who, done, packets=packets))
         elif daemon_address := _for_scheme_daemon(self._core, target, self._addresses):
