@@ -28,6 +28,23 @@ def find(program: str) -> str:
     return found
 
 
+PACKAGES = os.path.join(ROOT, "tests", "node")
+"""Where ``npm ci`` installs what the tests want from npm."""
+
+
+def find_package(name: str) -> str:
+    """Return the folder of one of npm's packages.
+
+    :raises SkipTest: it is not installed; in the project's own run that is a failure.
+    """
+    found = os.path.join(PACKAGES, "node_modules", name)
+    if not os.path.isdir(found):
+        if os.environ.get("CI") == "true":
+            raise AssertionError(f"npm's package {name} is missing: npm ci in tests/node")
+        raise SkipTest(f"npm's package {name} is not installed: npm ci in tests/node")
+    return found
+
+
 class ToolTestCase(ProcessTestCase):
     """Starts plumb as this user, or as one that has nothing."""
 
