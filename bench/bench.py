@@ -123,7 +123,7 @@ def run(measure: Measure, contender: Contender, seconds: float) -> float:
 
     :raises BenchError: where a byte was wrong, a connection failed, or load hangs.
     """
-    command = [str(LOAD), *measure.arguments(seconds), *contender.how]
+    command = [str(contender.load), *measure.arguments(seconds), *contender.how]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + HANGING_SECONDS, check=False)
     except subprocess.TimeoutExpired:

@@ -11,89 +11,25 @@
  *       or  broker SOCKET URI                  ask plumberd on its UNIX socket, and take the descriptor it hands out
  *
  * A "*" in HOST or URI is 1 to 16, each in turn: 127.0.0.* spreads the connections over the server's addresses.
- * The first byte on a connection says what the client wants: 's' a stream, anything else an echo.
+ * The first byte on a connection says what the client wants: 's' a stream, 't' to send one, of which the
+ * server tells with a byte that it is ready and again for each MiB that it has taken, anything else an echo.
+ * Behind the length 1, in four bytes, 's' and 't' mean the same in messages with such a length before each.
  */
 
-#define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <stdatomic.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "load.h"
+
 #include <sys/epoll.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
+#include <sys/uio.h>
 #include <sys/un.h>
-#include <time.h>
-#include <unistd.h>
 
 #define ADDRESSES 16
 #define BACKLOG 4096
-#define CHUNK_BYTES (128 * 1024)
-#define PERIOD_BYTES 65537 /* a prime: no buffer's size divides it, so a lost or repeated buffer shows */
-#define MESSAGE_BYTES 64
 #define ANSWER_BYTES 4096
-#define PATIENCE_SECONDS 10   /* a connection that stands still for so long is a failure */
-#define WARM_UP 0.2           /* this part of a stream's time is not counted: windows still grow */
-#define SENDS_A_TURN 8        /* before the server's other connections have their turn */
-
-static void die(const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    fputs("load: ", stderr);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
-    va_end(arguments);
-    exit(1);
-}
-
-static double now_seconds(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
-
-static void raise_descriptor_limit(void)
-{
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
-}
-
-/* What a stream carries: pseudo-random bytes, over and over. A chunk may be read at any phase. */
-static unsigned char pattern[PERIOD_BYTES + CHUNK_BYTES];
-
-static void fill_pattern(void)
-{
-    uint32_t x = 2463534242u; /* xorshift32, Marsaglia 2003 */
-    for (size_t i = 0; i < PERIOD_BYTES; i++) {
-        x ^= x << 13, x ^= x >> 17, x ^= x << 5;
-        pattern[i] = (unsigned char)x;
-    }
-    for (size_t i = PERIOD_BYTES; i < sizeof pattern; i++)
-        pattern[i] = pattern[i - PERIOD_BYTES];
-}
+#define TURNS 8                 /* sends or reads before the server's other connections have their turn */
+#define HEAD_BYTES 4            /* of a framed message: its length, big endian */
+#define TOLD_BYTES (1024 * 1024) /* the server tells whenever it has taken so many */
 
 /* -- addresses ------------------------------------------------------------------------------------ */
-
-static struct sockaddr_in tcp_address(const char *host, int port)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-    if (inet_pton(AF_INET, host, &address.sin_addr) != 1)
-        die("%s: wanted an IPv4 address", host);
-    return address;
-}
 
 static struct sockaddr_un unix_address(const char *path)
 {
@@ -117,9 +53,16 @@ static void spread(char *out, size_t size, const char *text, long turn)
 
 /* -- the server ----------------------------------------------------------------------------------- */
 
-enum role { LISTENS, NEW, ECHOES, STREAMS };
+enum role { LISTENS, NEW, ECHOES, STREAMS, TAKES };
 
-static struct { enum role role; size_t phase; } *served; /* by descriptor */
+static struct served {
+    enum role role;
+    int framed;
+    size_t phase;     /* of the pattern: the next byte to send or to take */
+    size_t head, left; /* of the message under way: bytes of its head that are through, bytes of the rest to come */
+    unsigned char heads[HEAD_BYTES];
+    size_t taken;     /* since it was told */
+} *served; /* by descriptor */
 static size_t served_size;
 static int epoll;
 
@@ -128,8 +71,7 @@ static void watch(int fd, enum role role, int operation)
     struct epoll_event event = {.events = role == STREAMS ? EPOLLOUT : EPOLLIN, .data.fd = fd};
     if ((size_t)fd >= served_size)
         die("descriptor %d: only %zu are expected", fd, served_size);
-    served[fd].role = role;
-    served[fd].phase = 0;
+    served[fd] = (struct served){.role = role};
     if (epoll_ctl(epoll, operation, fd, &event) != 0)
         die("epoll_ctl: %s", strerror(errno));
 }
@@ -180,30 +122,99 @@ static void accept_all(int listener)
         die("accept: %s", strerror(errno));
 }
 
+static int tell(int fd)
+{
+    static const unsigned char message[] = {0, 0, 0, 1, 'k'};
+    size_t skipped = served[fd].framed ? 0 : HEAD_BYTES, length = sizeof message - skipped;
+    return send(fd, message + skipped, length, MSG_NOSIGNAL) == (ssize_t)length;
+}
+
+/* Begin what the first bytes ask for, if it is no echo. Return -1 where it is one, else as echo does. */
+static int begin(int fd, const unsigned char *data, size_t count)
+{
+    static const unsigned char one[HEAD_BYTES] = {0, 0, 0, 1};
+    int framed = count == HEAD_BYTES + 1 && memcmp(data, one, HEAD_BYTES) == 0;
+    int wanted = data[framed ? HEAD_BYTES : 0];
+    if (wanted != 's' && wanted != 't')
+        return -1;
+    watch(fd, wanted == 's' ? STREAMS : TAKES, EPOLL_CTL_MOD);
+    served[fd].framed = framed;
+    return wanted == 's' || tell(fd);
+}
+
 /* Return false when the connection is over. */
 static int echo(int fd)
 {
-    char data[4096];
+    static unsigned char data[64 * 1024];
+    int begun = -1;
     ssize_t count = recv(fd, data, sizeof data, 0);
     if (count < 0)
         return errno == EAGAIN;
     if (count == 0)
         return 0;
-    if (served[fd].role == NEW && data[0] == 's') {
-        watch(fd, STREAMS, EPOLL_CTL_MOD);
-        return 1;
-    }
+    if (served[fd].role == NEW)
+        begun = begin(fd, data, (size_t)count);
+    if (begun >= 0)
+        return begun;
     served[fd].role = ECHOES;
     return send(fd, data, (size_t)count, MSG_NOSIGNAL) == count;
 }
 
 static int stream(int fd)
 {
-    for (int i = 0; i < SENDS_A_TURN; i++) {
-        ssize_t count = send(fd, pattern + served[fd].phase, CHUNK_BYTES, MSG_NOSIGNAL);
+    struct served *s = &served[fd];
+    for (int i = 0; i < TURNS; i++) {
+        uint32_t length = htonl(CHUNK_BYTES);
+        struct iovec parts[2];
+        struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
+        if (s->left == 0)
+            s->head = s->framed ? 0 : HEAD_BYTES, s->left = CHUNK_BYTES;
+        parts[0] = (struct iovec){(unsigned char *)&length + s->head, HEAD_BYTES - s->head};
+        parts[1] = (struct iovec){pattern + s->phase, s->left};
+        ssize_t sent = sendmsg(fd, &message, MSG_NOSIGNAL);
+        if (sent < 0)
+            return errno == EAGAIN;
+        size_t of_head = (size_t)sent < HEAD_BYTES - s->head ? (size_t)sent : HEAD_BYTES - s->head;
+        size_t of_rest = (size_t)sent - of_head;
+        s->head += of_head, s->left -= of_rest;
+        s->phase = (s->phase + of_rest) % PERIOD_BYTES;
+    }
+    return 1;
+}
+
+/* Compare what has come with what has to; return false where it is wrong, or the connection over. */
+static int take(int fd)
+{
+    static unsigned char data[CHUNK_BYTES];
+    struct served *s = &served[fd];
+    for (int i = 0; i < TURNS; i++) {
+        ssize_t count = recv(fd, data, sizeof data, 0);
         if (count < 0)
             return errno == EAGAIN;
-        served[fd].phase = (served[fd].phase + (size_t)count) % PERIOD_BYTES;
+        if (count == 0)
+            return 0;
+        for (size_t at = 0; at < (size_t)count;) {
+            size_t part = (size_t)count - at;
+            if (s->framed && s->left == 0) {
+                s->heads[s->head++] = data[at++];
+                if (s->head == HEAD_BYTES) {
+                    uint32_t length;
+                    memcpy(&length, s->heads, sizeof length);
+                    s->head = 0, s->left = ntohl(length);
+                }
+                continue;
+            }
+            if (s->framed && part > s->left)
+                part = s->left;
+            if (memcmp(data + at, pattern + s->phase, part) != 0)
+                return 0;
+            s->phase = (s->phase + part) % PERIOD_BYTES;
+            s->left -= s->framed ? part : 0;
+            s->taken += part, at += part;
+        }
+        for (; s->taken >= TOLD_BYTES; s->taken -= TOLD_BYTES)
+            if (!tell(fd))
+                return 0;
     }
     return 1;
 }
@@ -241,7 +252,7 @@ static void serve(const char *path)
             int fd = events[i].data.fd;
             if (served[fd].role == LISTENS)
                 accept_all(fd);
-            else if (!(served[fd].role == STREAMS ? stream(fd) : echo(fd)))
+            else if (!(served[fd].role == STREAMS ? stream(fd) : served[fd].role == TAKES ? take(fd) : echo(fd)))
                 close(fd);
         }
     }
@@ -250,13 +261,6 @@ static void serve(const char *path)
 /* -- opening a connection ------------------------------------------------------------------------- */
 
 static struct { int brokered; const char *at; int port; const char *uri; } how;
-
-static void prepare(int fd)
-{
-    struct timeval patience = {.tv_sec = PATIENCE_SECONDS};
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
-}
 
 static int open_direct(long turn)
 {
@@ -334,11 +338,6 @@ static int open_connection(long turn)
 }
 
 /* -- the clients ---------------------------------------------------------------------------------- */
-
-static pthread_barrier_t all_ready;
-static double seconds, count_from, count_until;
-static long most;
-static atomic_long begun, done;
 
 /* Send a message that no other connection sends, and expect it back. */
 static void round_trip(int fd, long number)
@@ -421,39 +420,7 @@ static void *open_and_close(void *number)
     return NULL;
 }
 
-/* Run clients until all have ended; return what they have done a second. */
-static double run(void *(*client)(void *), long clients, double uncounted)
-{
-    pthread_t threads[clients];
-    pthread_barrier_init(&all_ready, NULL, (unsigned)clients + 1);
-    for (long i = 0; i < clients; i++)
-        if (pthread_create(&threads[i], NULL, client, (void *)i) != 0)
-            die("cannot start %ld threads", clients);
-    pthread_barrier_wait(&all_ready);
-    double start = now_seconds();
-    count_from = start + uncounted;
-    count_until = start + seconds;
-    pthread_barrier_wait(&all_ready);
-    for (long i = 0; i < clients; i++)
-        pthread_join(threads[i], NULL);
-    return (double)atomic_load(&done) / (now_seconds() - count_from);
-}
-
 /* -- the command line ----------------------------------------------------------------------------- */
-
-static double number(const char *text, double least, double greatest)
-{
-    char *end;
-    double value = strtod(text, &end);
-    if (*text == 0 || *end != 0 || !(value >= least && value <= greatest))
-        die("%s: wanted a number from %g to %g", text, least, greatest);
-    return value;
-}
-
-static int is(const char *word, int count, int wanted, char **words)
-{
-    return count == wanted && strcmp(words[1], word) == 0;
-}
 
 int main(int count, char **words)
 {

@@ -65,11 +65,13 @@ class BenchError(Exception):
 class Contender:
     """One way of connecting.
 
-    :ivar how: load's last three arguments.
+    :ivar how: load's last arguments.
+    :ivar load: the program that is the client.
     """
 
     name: str
-    how: tuple[str, str, str]
+    how: tuple[str, ...]
+    load: Path = LOAD
 
 
 DIRECT = "direct TCP"
@@ -275,6 +277,21 @@ def found(*names: str) -> str:
         if path is not None:
             return path
     raise BenchError(f"{names[0]} is not installed, and it is what plumberd is compared with")
+
+
+def with_children(pid: int) -> tuple[int, ...]:
+    """Return *pid*, what it has started, which does the work for some, and so on."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return (pid, *(found for child in children for found in with_children(int(child))))
+
+
+def memory_of(pids: tuple[int, ...]) -> int:
+    """Return the bytes of memory that *pids* have, what they share counted in shares (PSS)."""
+    total = 0
+    for pid in pids:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as lines:
+            total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return total
 
 
 def prctl(option: int, argument: int) -> None:

@@ -18,8 +18,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from stage import BenchError
-from tls_stage import GROUP, HAPROXIES, PLUMBERDS, SUITE, TlsContender, TlsStage, memory_of
+from stage import BenchError, memory_of
+from tls_stage import GROUP, HAPROXIES, PLUMBERDS, SUITE, TlsContender, TlsStage
 
 from bench import (
     HANGING_SECONDS,

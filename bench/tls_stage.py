@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from stage import ADDRESSES, SERVICE, SPREAD, Contender, Stage, found, free_port
+from stage import ADDRESSES, SERVICE, SPREAD, Contender, Stage, found, free_port, with_children
 
 SUITE = "TLS_AES_128_GCM_SHA256"
 GROUP = "X25519"
@@ -154,7 +154,7 @@ class TlsStage(Stage):
     def _pair(self, name: str, at: int) -> TlsContender:
         """Return the two hops that were started last."""
         pids = tuple(pid for _, process in self._processes[-2:] for pid in with_children(process.pid))
-        return TlsContender(name, ("direct", SPREAD, str(at)), pids)
+        return TlsContender(name, ("direct", SPREAD, str(at)), pids=pids)
 
     def _two_plumberds(self, far: Path) -> TlsContender:
         files, port = self._files, free_port()
@@ -166,7 +166,7 @@ class TlsStage(Stage):
         near = self._start_plumberd(self._make_directory("near"), "--config", trust)
         self._wait_for(socket.AF_INET, *((address, port) for address in ADDRESSES))
         pids = tuple(process.pid for _, process in self._processes[-2:])
-        return TlsContender(PLUMBERDS, ("broker", near, f"tls://{SPREAD}:{port}/{SERVICE}"), pids)
+        return TlsContender(PLUMBERDS, ("broker", near, f"tls://{SPREAD}:{port}/{SERVICE}"), pids=pids)
 
     def _haproxy(self, name: str, to_port: int, *, server: bool) -> int:
         port, files = free_port(), self._files
@@ -226,21 +226,6 @@ class TlsStage(Stage):
         path.write_text(text)
         path.chmod(0o600)
         return str(path)
-
-
-def with_children(pid: int) -> tuple[int, ...]:
-    """Return *pid* and what it has started, which does the work for some."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return (pid, *map(int, children))
-
-
-def memory_of(pids: tuple[int, ...]) -> int:
-    """Return the bytes of memory that *pids* have, what they share counted in shares (PSS)."""
-    total = 0
-    for pid in pids:
-        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as lines:
-            total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
-    return total
 
 
 def make_certificates(directory: Path) -> Files:
