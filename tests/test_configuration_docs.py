@@ -56,7 +56,7 @@ class Keys(ConfiguredTestCase):
         self.assertEqual(said & set(ALONE), set())
         without = {key for key, options in self.options.items() if not options}
         # Certificates and keys are the machine's own, and belong into files.
-        tls = {key for key in self.options if key.startswith(("tls.", "peer."))}
+        tls = {key for key in self.options if key.startswith(("tls.", "peer.", "web."))}
         self.assertEqual(
             without,
             {
@@ -130,7 +130,7 @@ class Examples(ConfiguredTestCase):
         shown = set(tomllib.loads(block("An example")))
         every = {key.partition(".")[0] for key in key_paths()}
         self.assertLessEqual(
-            every - shown, {"dialects", "handover", "parts", "broker_users", "audit_only", "tls", "peer", "auth"}
+            every - shown, {"dialects", "handover", "parts", "broker_users", "audit_only", "tls", "peer", "auth", "web"}
         )
 
     def test_every_route_is_read(self) -> None:

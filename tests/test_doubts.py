@@ -124,7 +124,7 @@ class Listeners(SynchronousTestCase):
     def test_rules_for_callers_without_a_listener(self) -> None:
         self.assertEqual(
             warnings("allow in a tcp:any"),
-            ["there are rules for callers, and nothing listens for them: --tcpd PORT, --tlsd PORT"],
+            ["there are rules for callers, and nothing listens for them: --tcpd PORT, --tlsd PORT, --webipcd PORT"],
         )
 
     def test_a_default_that_opens_everything(self) -> None:

@@ -74,6 +74,7 @@ class Accepted(SynchronousTestCase):
                 },
             },
             "services": {"pongd": {"framing": "raw"}},
+            "web": {"hosts": ["a.example"], "proxies": ["unix"], "token_file": "tokens", "page": True},
             "auth": {"password_file": "passwords", "checkers": ["unix", "file:plain"]},
             "limits": {"relays": 5, "connect_seconds": 2, "handshake_seconds": 0.5},
             "audit": {"file": "a.jsonl", "journal": True},

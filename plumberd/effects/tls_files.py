@@ -22,6 +22,8 @@ from plumberd.pure.psk import FILE_BYTES as PSK_BYTES
 from plumberd.pure.psk import PreSharedKey, PskError, parse_keys
 from plumberd.pure.refusals import printable
 from plumberd.pure.tls import Authority, Certificate, RevocationList
+from plumberd.pure.tokens import FILE_BYTES as TOKEN_FILE_BYTES
+from plumberd.pure.tokens import TokenError, Tokens, parse_tokens
 
 T = TypeVar("T")
 
@@ -122,6 +124,17 @@ class TlsFiles:
         try:
             return parse_keys(data)
         except PskError as e:
+            raise TlsFileError(file, e.mistakes) from None
+
+    def tokens(self, file: str) -> Tokens:
+        """Return the digests of tokens of a file.
+
+        :raises TlsFileError: with every mistake in it.
+        """
+        data = self._read_secret(file, TOKEN_FILE_BYTES)
+        try:
+            return parse_tokens(data)
+        except TokenError as e:
             raise TlsFileError(file, e.mistakes) from None
 
     def find(self, keys: Sequence[PreSharedKey], identity: str) -> PreSharedKey | None:

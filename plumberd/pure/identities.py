@@ -39,6 +39,12 @@ def logged_in(user: str) -> frozenset[str]:
     return frozenset(() if word is None else (word,))
 
 
+def with_token(name: str) -> frozenset[str]:
+    """Return the identity that a bearer token proves."""
+    word = _condition(f"token:{name}")
+    return frozenset(() if word is None else (word,))
+
+
 def _is_plain(name: str) -> bool:
     try:
         return parse_host(name) == name.lower()

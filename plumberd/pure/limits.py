@@ -31,6 +31,7 @@ class Limits:
     :ivar handshakes_per_address: inbound connections of one address (an IPv6 /64 is one) before they are let in.
     :ivar handshakes: such connections in all.
     :ivar login_failures_per_minute: wrong logins of one address; further ones are not looked at.
+    :ivar message_bytes: longest message of a WebSocket.
     :ivar relays: connections being carried.
     :ivar relays_per_peer: connections being carried for one local user, or for one remote address.
     """
@@ -50,6 +51,7 @@ class Limits:
     handshakes_per_address: int = 256
     handshakes: int = 4096
     login_failures_per_minute: int = 10
+    message_bytes: int = 4 << 20
     relays: int = 10000
     relays_per_peer: int = 5000
 

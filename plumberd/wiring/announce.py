@@ -17,6 +17,7 @@ from plumberd.pure.modes import Powers
 from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.lint import name_rule
 from plumberd.pure.policy.route import Choice, Table
+from plumberd.pure.web_safety import LOOPBACK, show_all
 from plumberd.wiring.config.doubts import doubts
 from plumberd.wiring.config.settings import Settings
 
@@ -42,7 +43,7 @@ def announcement(
     lines = [*_configuration(settings, cut=starts), *_places(settings), *_who(settings)]
     lines += _listeners(settings) if addresses is None else addresses
     if not _listeners(settings):
-        lines.append("no remote callers (--tcpd, --tlsd)")
+        lines.append("no remote callers (--tcpd, --tlsd, --webipcd)")
     rules = [f"{name_rule(n, rule.source)}: {rule}" for n, rule in enumerate(settings.policy.rules, 1)]
     lines += _cut(rules, cut=starts)
     lines.append(_defaults(settings))
@@ -50,6 +51,7 @@ def announcement(
     lines += _cut(_ways("route {} = {}", settings.routes.routes), cut=starts)
     lines += [f"messages of {name} are {framing}" for name, framing in settings.framings.items()]
     lines += _logins(settings.logins)
+    lines += _web(settings)
     lines.append(_handover(settings, powers))
     lines += _limits(settings.limits)
     lines.append(_audit(settings))
@@ -103,6 +105,7 @@ def _listeners(settings: Settings) -> list[str]:
         *(f"publishes {name} on {description}" for name, description in settings.publish),
         *(f"tlsd on {description}" for description in settings.tlsd),
         *(f"publishes {name} inside TLS on {description}" for name, description in settings.publish_tls),
+        *(f"webipcd on {one}" for one in settings.webipcd),
     ]
 
 
@@ -125,6 +128,17 @@ def _logins(logins: LoginSettings) -> Iterator[str]:
     """Yield who checks logins, without what may be secret."""
     if logins.can_check:
         yield f"logins are checked by {', then by '.join(logins.names)}"
+
+
+def _web(settings: Settings) -> Iterator[str]:
+    """Yield whom browsers may ask, and from where."""
+    web = settings.web
+    if settings.webipcd:
+        yield f"browsers may ask for {show_all(web.hosts or LOOPBACK)}; pages of others: {show_all(web.origins)}"
+        if web.proxies:
+            yield f"reverse proxies are {show_all(web.proxies)}"
+        if web.token_file is not None:
+            yield f"tokens are those of {web.token_file} ({len(web.tokens)})"
 
 
 def _handover(settings: Settings, powers: Powers | None) -> str:

@@ -30,6 +30,7 @@ from plumberd.effects.resolve import Resolver
 from plumberd.effects.tls_contexts import Contexts
 from plumberd.effects.tls_handshake import Turns
 from plumberd.effects.tls_pumps import BufferPool
+from plumberd.effects.ws_relay import Lives
 from plumberd.pure.admission import Admission, FairQueue
 from plumberd.pure.backoff import Backoff
 from plumberd.pure.modes import Mode, Powers
@@ -100,6 +101,7 @@ class Core:
     :ivar buffers: for what is carried inside TLS.
     :ivar logins: who checks passwords, where anybody does.
     :ivar whois: the callers that are carried to local services.
+    :ivar lives: looks after WebSockets.
     :ivar turns: of TLS handshakes, which cost as much as lookups.
     :ivar reload: reads the configuration again; gives, later, the answer of the op.
     :ivar generation: counts the policies that were in force; what was decided under another is decided again.
@@ -123,6 +125,7 @@ class Core:
     buffers: BufferPool = field(default_factory=BufferPool)
     logins: Logins | None = None
     whois: Whois = field(default_factory=Whois)
+    lives: Lives = field(init=False)
     turns: Turns = field(init=False)
     tls: Contexts = field(init=False)
     relay_places: FairQueue[str, None] = field(init=False)
@@ -143,6 +146,7 @@ class Core:
         self.relay_places = FairQueue(1, 1, 0)
         self.registrations = Registrations(self.services, self.descriptors // 4)
         self.turns = Turns(self.poll)
+        self.lives = Lives(self.reactor)
         self._own_logins = OwnLogins(self.reactor)
         self.reconfigure(self.settings)
         self._begin_audit_only()
@@ -279,6 +283,7 @@ class Core:
         if self._audit_only is not None:
             self._audit_only.cancel()
         self.census.close()
+        self.lives.close()
         self.connect_deadline.close()
         self.patience.close()
         self.resolver.close()

@@ -1,7 +1,8 @@
 """Who asks, as rules see it, and the conditions behind a rule's ``for``.
 
     user:NAME  group:NAME  uid:N  unit:NAME|/PATH        local, as the kernel tells
-    cert:NAME  spiffe://DOMAIN/PATH  psk:NAME  login:NAME   proved by a remote peer
+    cert:NAME  spiffe://DOMAIN/PATH                      proved by a remote peer
+    psk:NAME  login:NAME  token:NAME                     likewise
 
 A condition holds, does not, or can't be told: of a uid that this kernel cannot
 name (65534), of a process whose cgroup can't be read. What can't be told opens
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from plumberd.pure.uri import UriError, parse_host
 
 LOCAL_KINDS = ("user", "group", "uid", "unit")
-PROVED_KINDS = ("cert", "spiffe", "psk", "login")
+PROVED_KINDS = ("cert", "spiffe", "psk", "login", "token")
 KINDS = (*LOCAL_KINDS, *PROVED_KINDS)
 
 UNMAPPED = 65534
@@ -276,4 +277,5 @@ _CHECKS: dict[str, Callable[[str, str], Condition]] = {
     "spiffe": _spiffe,
     "psk": _identity,
     "login": _identity,
+    "token": _identity,
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plumberd.effects.accounts import Accounts
@@ -30,6 +30,7 @@ from plumberd.wiring.config.mistakes import ConfigurationError, Mistake
 from plumberd.wiring.config.schema import Tls
 from plumberd.wiring.config.settings import CommandLine, Settings
 from plumberd.wiring.config.tls_tables import TlsTables
+from plumberd.wiring.config.web_table import WebTable
 
 LONGEST_SOCKET = "network-0-0"
 """Of the names that the broker listens on."""
@@ -52,6 +53,7 @@ def read_settings(
     mistakes = list(reading.mistakes)
     settings = _Assembly(line, reading, accounts, mistakes).settings(generation)
     settings = _with_tls(settings, reading, mistakes, reads_keys)
+    settings = dataclasses.replace(settings, web=WebTable(reading, mistakes, reads_keys).settings())
     logins = LoginTables(line, reading, mistakes, reads_keys).settings()
     settings = dataclasses.replace(settings, logins=logins)
     if mistakes:
@@ -72,11 +74,17 @@ def reread(source: CommandLine | None, generation: int) -> Settings:
 def _with_tls(settings: Settings, reading: Reading, mistakes: list[Mistake], reads_keys: bool) -> Settings:
     """Return *settings* with what is said of TLS."""
     file = reading.configuration
-    if not (settings.tlsd or settings.publish_tls or file.peer or file.tls != Tls()):
+    web = tuple(one.description for one in settings.webipcd if one.tls)
+    if not (settings.tlsd or settings.publish_tls or web or file.peer or file.tls != Tls()):
         return settings
     tables = TlsTables(reading, mistakes, reads_keys)
     tls, peers = tables.settings()
-    for listeners, option, key in ((settings.tlsd, "--tlsd", "tlsd"), (settings.publish_tls, "", "publish_tls")):
+    listening: tuple[tuple[Sequence[object], str, str], ...] = (
+        (settings.tlsd, "--tlsd", "tlsd"),
+        (settings.publish_tls, "", "publish_tls"),
+        (web, "--webipcd tls:", "webipcd"),
+    )
+    for listeners, option, key in listening:
         if listeners and not tls.can_listen and not mistakes:
             text = "wants something that a listener can prove: tls.certificate and tls.private_key, or tls.psk_file"
             from_file = reading.file_of("listen", key)
@@ -118,6 +126,7 @@ class _Assembly:
             publish=(*line.publish, *((name, one) for name, all_ in file.listen.publish.items() for one in all_)),
             tlsd=(*line.tlsd, *file.listen.tlsd),
             publish_tls=tuple((name, one) for name, all_ in file.listen.publish_tls.items() for one in all_),
+            webipcd=(*line.webipcd, *file.listen.webipcd),
             parts=line.parts or frozenset(file.parts),
             broker_uids=line.broker_uids.union(file.broker_users),
             service_uids=line.service_uids.union(file.service_users),

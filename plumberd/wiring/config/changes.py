@@ -12,6 +12,7 @@ from plumberd.pure.login import LoginSettings
 from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.route import Choice
 from plumberd.pure.policy.rule import Rule
+from plumberd.pure.web_safety import WebSettings
 from plumberd.wiring.config.mistakes import key_text
 from plumberd.wiring.config.settings import Settings
 from plumberd.wiring.config.values import show_time
@@ -24,6 +25,7 @@ NONE = "none"
 _HIDDEN = {
     "tls": "other contents",
     "peer": "other contents or another secret",
+    "web": "other tokens",
     "auth": "other contents or other arguments",
 }
 _HIDDEN_IN_ROUTES = "another secret or another endpoint string"
@@ -98,6 +100,7 @@ def _values(settings: Settings) -> dict[str, _Value]:
         found[key_text(("services", name, "proxy"))] = _Value("v2", "v2")
     found.update(_tls(settings))
     found.update(_auth(settings.logins))
+    found.update(_web(settings.web))
     for limit in dataclasses.fields(settings.limits):
         value = getattr(settings.limits, limit.name)
         found[f"limits.{limit.name}"] = _Value(value, f"{value:g}" if isinstance(value, float) else str(value))
@@ -127,6 +130,12 @@ def _auth(logins: LoginSettings) -> Iterator[tuple[str, _Value]]:
         yield "auth.checkers", _Value(logins.checkers, ", ".join(logins.checker_names))
 
 
+def _web(web: WebSettings) -> Iterator[tuple[str, _Value]]:
+    if web.token_file is not None:
+        yield "web.token_file", _Value((web.token_file, web.tokens), f"{web.token_file} ({len(web.tokens)})")
+    yield "web.page", _Value(web.page, "true" if web.page else "false")
+
+
 def _choices(table: str, choices: Mapping[str, tuple[Choice, ...]]) -> Iterator[tuple[str, _Value]]:
     for name, found in choices.items():
         yield key_text((table, name)), _Value(found, "; else ".join(map(str, found)))
@@ -137,6 +146,10 @@ def _lists(settings: Settings) -> dict[str, Sequence[str]]:
     found: dict[str, list[str]] = {
         "listen.tcpd": list(settings.tcpd),
         "listen.tlsd": list(settings.tlsd),
+        "listen.webipcd": [str(one) for one in settings.webipcd],
+        "web.hosts": [str(one) for one in settings.web.hosts],
+        "web.origins": [str(one) for one in settings.web.origins],
+        "web.proxies": [str(one) for one in settings.web.proxies],
         "service_users": [f"uid {uid}" for uid in sorted(settings.service_uids)],
         "broker_users": [f"uid {uid}" for uid in sorted(settings.broker_uids)],
     }

@@ -58,7 +58,7 @@ def surroundings(settings: Settings, *, has_pidfds: bool = True) -> Surroundings
     published = frozenset(name for name, _ in (*settings.publish, *settings.publish_tls))
     return Surroundings(
         listens=_listens(settings),
-        services=published if published and not (settings.tcpd or settings.tlsd) else None,
+        services=published if published and not (settings.tcpd or settings.tlsd or settings.webipcd) else None,
         proves=_proves(settings),
         carries=frozenset((*SERVED, *(endpoint.scheme for endpoint in endpoints))),
         special=frozenset(endpoint.scheme for endpoint in endpoints if endpoint.special),
@@ -71,14 +71,22 @@ def surroundings(settings: Settings, *, has_pidfds: bool = True) -> Surroundings
 def _listens(settings: Settings) -> tuple[str, ...]:
     """Return the schemes that callers come in by."""
     by_tcp, by_tls = settings.tcpd or settings.publish, settings.tlsd or settings.publish_tls
-    return (*(("tcp",) if by_tcp else ()), *(("tls",) if by_tls else ()))
+    return (*(("tcp",) if by_tcp else ()), *(("tls",) if by_tls else ()), *_web_schemes(settings))
+
+
+def _web_schemes(settings: Settings) -> tuple[str, ...]:
+    """Return ws and wss, as callers may come; a reverse proxy may say that its own are inside TLS."""
+    if settings.webipcd and settings.web.proxies:
+        return ("ws", "wss")
+    return tuple(dict.fromkeys("wss" if one.tls else "ws" for one in settings.webipcd))
 
 
 def _proves(settings: Settings) -> tuple[str, ...]:
     """Return the kinds of identity that callers can prove."""
-    if not (settings.tlsd or settings.publish_tls):
-        return ()
-    kinds: list[str] = []
+    by_tls = settings.tlsd or settings.publish_tls or any(one.tls for one in settings.webipcd)
+    kinds: list[str] = ["token"] if settings.webipcd and len(settings.web.tokens) else []
+    if not by_tls:
+        return tuple(kinds)
     if settings.tls.client_certificates is not ClientCertificates.NONE:
         kinds += ["cert", "spiffe"]
     if settings.tls.psks:
@@ -132,14 +140,27 @@ def _listener_doubts(settings: Settings) -> Iterator[str]:
     for daemon, endpoints, scheme in (("tcpd", settings.tcpd, "tcp"), ("tlsd", settings.tlsd, "tls")):
         if endpoints and not lets_in(policy, (scheme,), proves=proves if scheme == "tls" else ()):
             yield f"{daemon} listens, and no rule lets anyone in: --allow in SERVICE PEER"
+    if settings.webipcd:
+        if not lets_in(policy, _web_schemes(settings), proves=proves):
+            yield "webipcd listens, and no rule lets anyone in: --allow in SERVICE ws:any"
+        if not settings.web.hosts and any(_is_open(one.description) for one in settings.webipcd):
+            yield "webipcd listens for other machines, and web.hosts names no host: they get 403"
     for scheme, published in (("tcp", settings.publish), ("tls", settings.publish_tls)):
         for name in dict.fromkeys(name for name, _ in published):
             if not lets_in(policy, (scheme,), name, proves=proves if scheme == "tls" else ()):
                 yield f"{name} is published, and no rule lets anyone in: --allow in {name} PEER"
     if not _listens(settings) and any(rule.direction is Direction.IN for rule in policy.rules):
-        yield "there are rules for callers, and nothing listens for them: --tcpd PORT, --tlsd PORT"
+        yield "there are rules for callers, and nothing listens for them: --tcpd PORT, --tlsd PORT, --webipcd PORT"
     if policy.defaults[Direction.IN]:
         yield "default in=allow lets everybody reach every local service that no rule denies"
+
+
+def _is_open(description: str) -> bool:
+    """Tell whether an endpoint is for more than this machine."""
+    kind, _, rest = description.partition(":")
+    return kind in ("tcp", "tcp6") and not any(
+        f"interface={one}" in rest.replace("\\", "") for one in ("127.", "localhost", "::1")
+    )
 
 
 # -- redirects and routes

@@ -30,7 +30,7 @@ from plumberd.wiring.config import values
 from plumberd.wiring.config.arguments import ArgumentError, group
 from plumberd.wiring.config.assemble import read_settings
 from plumberd.wiring.config.mistakes import ConfigurationError, ValueMistake, unwanted
-from plumberd.wiring.config.settings import CommandLine, Group, Settings
+from plumberd.wiring.config.settings import CommandLine, Group, Settings, WebListener
 
 T = TypeVar("T")
 
@@ -62,6 +62,7 @@ class Options(usage.Options):
         self._routes: dict[str, tuple[Target, ...]] = {}
         self._tcpd: list[str] = []
         self._tlsd: list[str] = []
+        self._webipcd: list[WebListener] = []
         self._publish: list[tuple[str, str]] = []
         self._dialects: tuple[str, ...] = ()
         self._handover: Mode | None = None
@@ -142,6 +143,10 @@ class Options(usage.Options):
     def opt_tlsd(self, value: str) -> None:
         """Listen for remote callers inside TLS: PORT, HOST:PORT or a Twisted server endpoint string; wants [tls]"""
         self._tlsd.append(_taken("--tlsd", values.plain_listener, value))
+
+    def opt_webipcd(self, value: str) -> None:
+        """Listen for browsers: PORT, HOST:PORT or an endpoint string of tcp, tcp6, unix or systemd; tls: in front"""
+        self._webipcd.append(_taken("--webipcd", values.web_listener, value))
 
     def opt_publish(self, value: str) -> None:
         """SERVICE ENDPOINT: a plain listener for one service, without handshake; the rules decide"""
@@ -241,6 +246,7 @@ class Options(usage.Options):
             tcpd=tuple(self._tcpd),
             publish=tuple(self._publish),
             tlsd=tuple(self._tlsd),
+            webipcd=tuple(self._webipcd),
             parts=frozenset(self._parts),
             broker_uids=frozenset(self._broker_uids),
             service_uids=frozenset(self._service_uids),

@@ -26,10 +26,11 @@ from plumberd.pure.policy.rule import Rule, bind_rule, parse_rule
 from plumberd.pure.policy.subject import Condition
 from plumberd.pure.psk import check_identity
 from plumberd.pure.tls import ALPN_NAMES, ClientCertificates, check_alpn, check_login, parse_pin
+from plumberd.pure.web_safety import Network, Origin, Place
 from plumberd.wiring.config import values
 from plumberd.wiring.config.mistakes import UnknownKey, gather, key_names, text, unwanted
 from plumberd.wiring.config.route_tables import one_or_more, parse_table
-from plumberd.wiring.config.settings import Group
+from plumberd.wiring.config.settings import Group, WebListener
 
 Hook = Callable[[Any, Any], Any]
 """Value and type in, checked value out."""
@@ -50,6 +51,7 @@ ProxyVersion = NewType("ProxyVersion", str)
 Seconds = NewType("Seconds", int)
 Words = NewType("Words", tuple[str, ...])
 Protocols = NewType("Protocols", tuple[str, ...])
+Proxies = NewType("Proxies", tuple[Network | str, ...])
 Identities = NewType("Identities", tuple[Condition, ...])
 PeerName = NewType("PeerName", str)
 KeyName = NewType("KeyName", str)
@@ -91,6 +93,7 @@ class Listen:
     publish: dict[ServiceName, list[Listener]] = field(default_factory=dict)
     tlsd: list[PlainListener] = field(default_factory=list)
     publish_tls: dict[ServiceName, list[PlainListener]] = field(default_factory=dict)
+    webipcd: list[WebListener] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,17 @@ class Peer:
 
 
 @dataclass(frozen=True)
+class Web:
+    """``[web]``."""
+
+    hosts: list[Place] = field(default_factory=list)
+    origins: list[Origin] = field(default_factory=list)
+    proxies: Proxies = Proxies(())
+    token_file: Directory | None = None
+    page: bool = False
+
+
+@dataclass(frozen=True)
 class Auth:
     """``[auth]``."""
 
@@ -175,6 +189,7 @@ class Configuration:
     services: dict[ServiceName, Service] = field(default_factory=dict)
     tls: Tls = field(default_factory=Tls)
     peer: dict[PeerName, Peer] = field(default_factory=dict)
+    web: Web = field(default_factory=Web)
     auth: Auth = field(default_factory=Auth)
     limits: LimitTable = field(default_factory=lambda: LimitTable({}))
     audit: Audit = field(default_factory=Audit)
@@ -203,7 +218,7 @@ def key_paths(schema: type = Configuration, prefix: str = "") -> list[str]:
     return found
 
 
-_TABLES = (Default, Listen, Service, Tls, Peer, Auth, Audit)
+_TABLES = (Default, Listen, Service, Tls, Peer, Web, Auth, Audit)
 
 
 def _converter(accounts: Accounts) -> Converter:
@@ -224,6 +239,9 @@ def _converter(accounts: Accounts) -> Converter:
         Verdict: values.verdict,
         Listener: values.listener,
         PlainListener: values.plain_listener,
+        WebListener: values.web_listener,
+        Place: values.host,
+        Origin: values.origin,
         ClientCertificates: values.client_certificates,
         PeerName: values.peer_name,
         KeyName: check_identity,
@@ -238,6 +256,7 @@ def _converter(accounts: Accounts) -> Converter:
     converter.register_structure_hook(Words, lambda value, _: one_or_more(value, values.path))
     converter.register_structure_hook(Pins, lambda value, _: one_or_more(value, parse_pin))
     converter.register_structure_hook(Identities, lambda value, _: _each(value, values.identity))
+    converter.register_structure_hook(Proxies, lambda value, _: _each(value, values.proxy))
     converter.register_structure_hook(Protocols, lambda value, _: _protocols(value))
     converter.register_structure_hook(Dialects, lambda value, _: values.dialects(_each(value, values.dialect)))
     converter.register_structure_hook(LimitTable, lambda value, _: _limits(value))

@@ -15,9 +15,28 @@ from plumberd.pure.policy.route import Routes, Target
 from plumberd.pure.policy.rule import Rule
 from plumberd.pure.policy.subject import Condition
 from plumberd.pure.tls import PeerSettings, TlsSettings
+from plumberd.pure.web_safety import WebSettings
 
-PARTS = ("broker", "tcpd", "tlsd")
+PARTS = ("broker", "tcpd", "tlsd", "webipcd")
 """What ``--part`` may say."""
+
+SCHEMES_OF = {"tcpd": ("tcp",), "tlsd": ("tls",), "webipcd": ("ws", "wss")}
+"""The schemes that each part carries."""
+
+
+@dataclass(frozen=True)
+class WebListener:
+    """An endpoint of webipcd.
+
+    :ivar description: a whole server endpoint string.
+    :ivar tls: whether all of it is inside TLS.
+    """
+
+    description: str
+    tls: bool = False
+
+    def __str__(self) -> str:
+        return f"tls:{self.description}" if self.tls else self.description
 
 
 @dataclass(frozen=True)
@@ -57,6 +76,7 @@ class CommandLine:
     tcpd: tuple[str, ...] = ()
     publish: tuple[tuple[str, str], ...] = ()
     tlsd: tuple[str, ...] = ()
+    webipcd: tuple[WebListener, ...] = ()
     parts: frozenset[str] = frozenset()
     broker_uids: frozenset[int] = frozenset()
     service_uids: frozenset[int] = frozenset()
@@ -82,6 +102,8 @@ class Settings:
     :ivar publish: services with the server endpoint strings of their plain listeners.
     :ivar tlsd: the same for the handshake inside TLS.
     :ivar publish_tls: services with the endpoint strings of their plain listeners inside TLS.
+    :ivar webipcd: endpoints to listen on for browsers, and whatever else opens WebSockets.
+    :ivar web: what those may ask.
     :ivar tls: what this machine proves and believes.
     :ivar peers: what it proves to single destinations, by ``host:port``.
     :ivar parts: the parts that run alone in this process; empty where all run together.
@@ -113,6 +135,8 @@ class Settings:
     publish: tuple[tuple[str, str], ...] = ()
     tlsd: tuple[str, ...] = ()
     publish_tls: tuple[tuple[str, str], ...] = ()
+    webipcd: tuple[WebListener, ...] = ()
+    web: WebSettings = field(default_factory=WebSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     peers: Mapping[str, PeerSettings] = field(default_factory=dict)
     parts: frozenset[str] = frozenset()
@@ -140,8 +164,9 @@ class Settings:
     @property
     def served_schemes(self) -> tuple[str, ...]:
         """The schemes whose daemon this process is, on ``<run directory>/<scheme>``."""
-        return tuple(part.removesuffix("d") for part in PARTS if part != "broker" and part in self.parts)
+        return tuple(scheme for part, schemes in SCHEMES_OF.items() if part in self.parts for scheme in schemes)
 
     def asks_scheme_daemon(self, scheme: str) -> bool:
         """Whether *scheme* is carried by another process, on ``<run directory>/<scheme>``."""
-        return "broker" in self.parts and f"{scheme}d" in PARTS and f"{scheme}d" not in self.parts
+        part = next((part for part, schemes in SCHEMES_OF.items() if scheme in schemes), None)
+        return "broker" in self.parts and part is not None and part not in self.parts

@@ -22,8 +22,9 @@ from plumberd.pure.policy.route import PLACEHOLDER, Endpoint, Target
 from plumberd.pure.policy.subject import Condition, parse_condition
 from plumberd.pure.tls import ClientCertificates, parse_peer_key
 from plumberd.pure.uri import FRAMINGS, Uri
+from plumberd.pure.web_safety import Network, Origin, Place, WebError, parse_origin, parse_place, parse_proxy
 from plumberd.wiring.config.mistakes import ValueMistake, unwanted
-from plumberd.wiring.config.settings import PARTS, Group
+from plumberd.wiring.config.settings import PARTS, Group, WebListener
 from plumberd.wiring.inbound.listening import EndpointError, full_description, is_plain
 
 _client_from_string: Callable[[Any, str], object] = endpoints.clientFromString
@@ -154,6 +155,36 @@ def plain_listener(text: str) -> str:
     if not is_plain(found):
         raise unwanted(found.partition(":")[0] + ":…", "PORT, HOST:PORT, or an endpoint of tcp, tcp6, unix or systemd")
     return found
+
+
+def web_listener(text: str) -> WebListener:
+    """Return where webipcd listens: as :func:`plain_listener`, with ``tls:`` in front of what is inside TLS."""
+    is_tls = text.startswith("tls:")
+    return WebListener(plain_listener(text.removeprefix("tls:")), is_tls)
+
+
+def host(text: str) -> Place:
+    """Return a host that browsers may ask for, with a port or any."""
+    try:
+        return parse_place(text)
+    except WebError as e:
+        raise ValueMistake(f"{text!r}: {e}") from None
+
+
+def origin(text: str) -> Origin:
+    """Return where a page may be from."""
+    try:
+        return parse_origin(text)
+    except WebError as e:
+        raise ValueMistake(f"{text!r}: {e}") from None
+
+
+def proxy(text: str) -> Network | str:
+    """Return who may say for whom a request comes."""
+    try:
+        return parse_proxy(text)
+    except WebError as e:
+        raise ValueMistake(f"{text!r}: {e}") from None
 
 
 def client_certificates(word: str) -> ClientCertificates:

@@ -18,6 +18,7 @@ from plumberd.effects.deadline import Deadlines
 from plumberd.effects.relay import Relay
 from plumberd.pure.address import account_of_address
 from plumberd.pure.admission import Admission, FairQueue
+from plumberd.pure.attempts import Attempts
 from plumberd.pure.handshake import called
 from plumberd.pure.modes import Mode
 from plumberd.pure.pairs import Pairs
@@ -61,11 +62,13 @@ class Callers:
         self.peers: set[Inbound] = set()
         limits = core.settings.limits
         self.handshakes: FairQueue[str, None] = FairQueue(limits.handshakes_per_address, limits.handshakes, 0)
+        self.token_failures = Attempts(limits.login_failures_per_minute)
 
     def reconfigure(self) -> None:
         """Take the limits that are in force now; nobody waits here."""
         limits = self.core.settings.limits
         self.handshakes.change(limits.handshakes_per_address, limits.handshakes, 0)
+        self.token_failures.per_address = limits.login_failures_per_minute
 
     def close(self) -> None:
         """Drop all of them."""

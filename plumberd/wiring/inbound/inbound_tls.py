@@ -136,7 +136,7 @@ class TlsInbound(Inbound):
             self.drop()
             return
         self._wire = wire = result
-        self.who = RemoteWho(self.who.scheme, self.who.address, self.who.port, _proved(wire))
+        self.who = RemoteWho(self.who.scheme, self.who.address, self.who.port, proved_by(wire))
         if self.published is not None:
             self.named(self.published.encode())
         elif wire.alpn != ALPN.decode("ascii"):
@@ -266,7 +266,7 @@ class TlsInbound(Inbound):
         relay.start()
 
 
-def _proved(wire: Wire) -> frozenset[str]:
+def proved_by(wire: Wire) -> frozenset[str]:
     """Return what the handshake has proved, as conditions of rules are written."""
     if wire.psk_identity is not None:
         return keyed(wire.psk_identity)

@@ -31,7 +31,11 @@ from plumberd.wiring.inbound.inbound import Callers, Inbound
 from plumberd.wiring.inbound.inbound_raw import RawInbound
 from plumberd.wiring.inbound.inbound_tls import TlsInbound
 from plumberd.wiring.inbound.inbound_transport import TransportInbound
+from plumberd.wiring.inbound.inbound_web import WebInbound
 from plumberd.wiring.inbound.listening import is_plain, raw_socket, server_from_string
+
+WEB_ALPN = ("http/1.1",)
+"""What browsers offer for WebSockets; of HTTP/2 none is spoken here."""
 
 
 class ListenError(Exception):
@@ -44,16 +48,20 @@ class Wanted:
 
     :ivar published: the one service of a plain listener, whose callers name none.
     :ivar tls: whether all of it is inside TLS.
+    :ivar web: whether callers speak HTTP, and want WebSockets.
     """
 
     description: str
     published: str | None = None
     tls: bool = False
+    web: bool = False
 
     def __str__(self) -> str:
         """As the option says it, or the key."""
         if self.published is not None:
             return f"{'listen.publish_tls.' if self.tls else '--publish '}{self.published} {self.description}"
+        if self.web:
+            return f"--webipcd {'tls:' if self.tls else ''}{self.description}"
         return f"{'--tlsd' if self.tls else '--tcpd'} {self.description}"
 
 
@@ -64,6 +72,7 @@ def wanted_by(settings: Settings) -> list[Wanted]:
         *(Wanted(description, name) for name, description in settings.publish),
         *(Wanted(description, None, True) for description in settings.tlsd),
         *(Wanted(description, name, True) for name, description in settings.publish_tls),
+        *(Wanted(one.description, None, one.tls, True) for one in settings.webipcd),
     ]
 
 
@@ -108,9 +117,11 @@ class Tcpd:
         found = []
         for listening in self._listening:
             name = listening.wanted.published
-            daemon = "tlsd" if listening.wanted.tls else "tcpd"
+            daemon = "webipcd" if listening.wanted.web else "tlsd" if listening.wanted.tls else "tcpd"
             inside = " inside TLS" if listening.wanted.tls else ""
             what = f"publishes {name}{inside}" if name else daemon
+            if listening.wanted.web and listening.wanted.tls:
+                what += inside
             found.append(f"{what} on {_show(listening.port.getHost())}")
         return found
 
@@ -182,10 +193,8 @@ class Tcpd:
 
     def _begin(self, wanted: Wanted, late: Callable[[Wanted, Failure], None]) -> None:
         failures: list[Failure] = []
-        if wanted.tls and not is_plain(wanted.description):
-            raise ListenError(
-                f"{wanted}: inside TLS only endpoints with a socket of their own: tcp, tcp6, unix, systemd"
-            )
+        if (wanted.tls or wanted.web) and not is_plain(wanted.description):
+            raise ListenError(f"{wanted}: here only endpoints with a socket of their own: tcp, tcp6, unix, systemd")
         try:
             listening = self.listen(wanted).addErrback(failures.append)
         except Exception as e:  # each endpoint parser has errors of its own: a certificate that has gone, say
@@ -216,11 +225,14 @@ class Tcpd:
 
     def _inward(self, wanted: Wanted) -> Inward:
         alpn = (ALPN.decode("ascii"),) if wanted.published is None else self.core.settings.tls.alpn
+        if wanted.web:
+            alpn = WEB_ALPN
         return self.core.tls.inward(alpn)
 
     def _accepted(self, listening: _Listening, sock: socket.socket) -> None:
         sock.setblocking(False)
-        scheme = "tls" if listening.wanted.tls else "tcp"
+        wanted = listening.wanted
+        scheme = ("wss" if wanted.tls else "ws") if wanted.web else "tls" if wanted.tls else "tcp"
         who = RemoteWho(scheme, None)
         if sock.family != socket.AF_UNIX:
             try:
@@ -229,8 +241,10 @@ class Tcpd:
                 sock.close()
                 return
             who = RemoteWho(scheme, address, port)
-        published = listening.wanted.published
-        if listening.inward is None:
+        published = wanted.published
+        if wanted.web:
+            WebInbound(self.callers, who, sock, listening.inward).start()
+        elif listening.inward is None:
             RawInbound(self.callers, who, sock, published).start()
         else:
             TlsInbound(self.callers, who, sock, listening.inward, published).start()

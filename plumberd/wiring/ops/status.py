@@ -67,6 +67,7 @@ def about_everything(core: Core, broker: _Broker) -> dict[str, Any]:
         "publish": [f"{name} on {endpoint}" for name, endpoint in settings.publish],
         "tlsd": list(settings.tlsd),
         "publish_tls": [f"{name} on {endpoint}" for name, endpoint in settings.publish_tls],
+        "webipcd": [str(one) for one in settings.webipcd],
         "expiring": [str(one) for one in expiring(settings.tls, settings.peers, time.time())],
         "parts": sorted(settings.parts),
         "defaults": {d.value: "allow" if policy.defaults[d] else "deny" for d in DEFAULTS},

@@ -1,0 +1,306 @@
+"""The pumps of a relay whose one side is a WebSocket; see :mod:`plumberd.effects.relay`.
+
+Nothing is read of one side as long as the other has not taken what came before, so a slow
+browser slows the service, and costs what one read brings.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections import deque
+
+from plumberd.effects.poll import OUT
+from plumberd.effects.pumps import NOTHING, PACKET_BYTES, Broken, Pump, Untranslatable, grow
+from plumberd.effects.ws_line import READ_BYTES, Line
+from plumberd.framing import FramingError
+from plumberd.pure.ws_frames import (
+    CLOSE,
+    FIN,
+    NORMAL,
+    PING,
+    PONG,
+    PROTOCOL_ERROR,
+    SERVICE_DIED,
+    Closing,
+    FrameDecoder,
+    WsError,
+    close_payload,
+    frame,
+    parse_close,
+)
+from plumberd.pure.ws_messages import Inward, Masks, Outward
+
+_PEEK = int(socket.MSG_PEEK | socket.MSG_TRUNC | socket.MSG_DONTWAIT)
+_SEND = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+_NOW = int(socket.MSG_DONTWAIT)
+
+
+class Untold(Exception):
+    """The far side broke the protocol, and is to be told so with a Close.
+
+    :ivar code: of that Close.
+    """
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Session:
+    """What both directions of one WebSocket know of each other.
+
+    :ivar heard: the far side's Close.
+    :ivar said: the code of ours, once it is on its way.
+    :ivar code: what ours will say.
+    :ivar alive: whether anything came since somebody asked last.
+    :ivar asked: whether a ping of ours has not been answered.
+    """
+
+    __slots__ = ("alive", "asked", "code", "fault", "heard", "masks", "said")
+
+    def __init__(self, masks: Masks | None = None) -> None:
+        """*masks*: for the frames of a client."""
+        self.masks = masks
+        self.heard: Closing | None = None
+        self.said: int | None = None
+        self.code = NORMAL
+        self.fault: WsError | None = None
+        self.alive = True
+        self.asked = False
+
+    def control(self, opcode: int, payload: bytes = b"") -> bytes:
+        """Return a control frame."""
+        return frame(FIN | opcode, payload, self.masks() if self.masks is not None else None)
+
+
+class WsWriter(Pump):
+    """From a socket to the WebSocket.
+
+    :ivar over: no more is read: what is written from now on is the end.
+    """
+
+    def __init__(
+        self, line: Line, source: socket.socket, sink: socket.socket, outward: Outward, session: Session
+    ) -> None:
+        super().__init__(source, sink)
+        self.over = False
+        self._line = line
+        self._outward = outward
+        self._session = session
+        self._unsent = b""
+        self._pong: bytes | None = None
+        self._packets = source.type == socket.SOCK_SEQPACKET
+        self._peeked = bytearray(1) if self._packets else b""
+        self._closing = False
+
+    @property
+    def holds(self) -> bool:
+        """See :attr:`Pump.holds`."""
+        return bool(self._unsent) or self._line.holds or self._pong is not None
+
+    def preface(self, data: bytes) -> None:
+        """Send *data* in front of everything: the answer to the handshake."""
+        self._unsent = data + self._unsent
+
+    def ping(self) -> None:
+        """Ask whether anybody is there, if there is room for the question.
+
+        :raises OSError: the sink is broken.
+        """
+        if not self.holds:
+            self._unsent = self._session.control(PING)
+            self.empty()
+
+    def pong(self, payload: bytes) -> None:
+        """Answer a ping; of several that wait, only the last is answered (RFC 6455, 5.5.3).
+
+        :raises OSError: the sink is broken.
+        """
+        self._pong = payload
+        self.empty()
+
+    def fill(self) -> int:
+        """See :meth:`Pump.fill`."""
+        if self._unsent or self._line.holds or self._pong is not None:
+            return NOTHING
+        if self.over:
+            return 0
+        try:
+            if self._packets:
+                length = self.source.recv_into(self._peeked, 1, _PEEK)
+                if length > PACKET_BYTES:
+                    raise self._unfit(f"a packet of {length} bytes: at most {PACKET_BYTES} are carried")
+                data = self.source.recv(max(length, 1), _NOW)
+            else:
+                data = self.source.recv(READ_BYTES, _NOW)
+        except BlockingIOError:
+            return NOTHING
+        if not data:
+            if self._outward.pending:
+                raise self._unfit("the service ended in the middle of a message")
+            return 0
+        try:
+            self._unsent = self._outward.frames(data)
+        except FramingError as e:
+            raise self._unfit(f"what the service sent is no message: {e}") from None
+        return len(data)
+
+    def empty(self) -> bool:
+        """See :meth:`Pump.empty`."""
+        moved = False
+        line = self._line
+        if line.holds and not line.flush():
+            return False
+        while True:
+            if not self._unsent:
+                if self._pong is None:
+                    return moved
+                self._unsent, self._pong = self._session.control(PONG, self._pong), None
+            unsent = self._unsent
+            count = line.send(unsent)
+            if not count:
+                return moved
+            self.moved += count
+            moved = True
+            self._unsent = unsent[count:] if count < len(unsent) else b""
+            if line.holds:
+                return moved
+
+    def pass_end(self) -> bool:
+        """See :meth:`Pump.pass_end`: a Close; the connection stays until the far side's has come."""
+        session = self._session
+        if session.said is None:
+            session.said = session.code
+            self._unsent += session.control(CLOSE, close_payload(session.code))
+            self._closing = True
+        self.empty()
+        return not self.holds
+
+    def wants(self, sock: socket.socket, events: int) -> bool:
+        """See :meth:`Pump.wants`."""
+        if sock is self.source:
+            return bool(events & ~OUT)
+        return (self._closing or self.holds) and self._line.writes(events)
+
+    def drop(self) -> None:
+        """See :meth:`Pump.drop`; what has begun to go has to go on."""
+
+    def _unfit(self, text: str) -> Untold:
+        return Untold(SERVICE_DIED, text)
+
+
+class WsReader(Pump):
+    """From the WebSocket to a socket.
+
+    :ivar deaf: what comes goes nowhere: only the end of it is waited for.
+    :ivar over: nothing is waited for any more.
+    """
+
+    def __init__(
+        self,
+        line: Line,
+        source: socket.socket,
+        sink: socket.socket,
+        decoder: FrameDecoder,
+        inward: Inward,
+        session: Session,
+        writer: WsWriter,
+    ) -> None:
+        super().__init__(source, sink)
+        self.deaf = False
+        self.over = False
+        self._line = line
+        self._decoder = decoder
+        self._inward = inward
+        self._session = session
+        self._writer = writer
+        self._queue: deque[bytes] = deque()
+        if sink.type == socket.SOCK_SEQPACKET:
+            grow(sink)
+
+    @property
+    def holds(self) -> bool:
+        """See :attr:`Pump.holds`."""
+        return bool(self._queue)
+
+    def fill(self) -> int:
+        """See :meth:`Pump.fill`."""
+        if self._queue:
+            return NOTHING
+        session = self._session
+        if session.heard is not None or self.over:
+            return 0
+        if session.fault is not None and not self.deaf:
+            raise Untold(session.fault.code, str(session.fault))
+        try:
+            data = self._line.recv()
+        except BlockingIOError:
+            return NOTHING
+        if not data:
+            if session.said is not None:
+                return 0
+            raise Broken("cut off", "the connection ended without a Close")
+        session.alive = True
+        frames = self._decoder.feed(data)
+        for at, (kind, payload) in enumerate(frames):
+            if CLOSE <= kind <= PONG:
+                self._control(kind, payload)
+                if session.heard is not None:
+                    del frames[at:]  # behind a Close nothing counts
+                    break
+        if self._decoder.error is not None:
+            session.fault = session.fault or self._decoder.error
+        if frames and not self.deaf:
+            try:
+                self._queue.extend(self._inward.pieces(frames))
+            except FramingError as e:
+                raise Untold(PROTOCOL_ERROR, str(e)) from None
+        return len(data)
+
+    def _control(self, kind: int, payload: bytes) -> None:
+        if kind == PING:
+            if self._session.said is None and self._session.heard is None:
+                self._writer.pong(payload)
+        elif kind == CLOSE and self._session.heard is None:
+            try:
+                self._session.heard = parse_close(payload)
+            except WsError as e:
+                self._session.fault = e
+
+    def empty(self) -> bool:
+        """See :meth:`Pump.empty`."""
+        moved = False
+        queue = self._queue
+        while queue:
+            piece = queue[0]
+            try:
+                count = self.sink.send(piece, _SEND)
+            except BlockingIOError:
+                break
+            except OSError as e:
+                if e.errno == errno.EMSGSIZE:
+                    raise Untranslatable(f"a message of {len(piece)} bytes does not fit into a packet") from None
+                raise
+            self.moved += count
+            moved = True
+            if count < len(piece):
+                queue[0] = piece[count:]
+                break
+            queue.popleft()
+        return moved
+
+    def pass_end(self) -> bool:
+        """See :meth:`Pump.pass_end`; to who is gone nothing can be passed."""
+        return True if self.deaf else super().pass_end()
+
+    def wants(self, sock: socket.socket, events: int) -> bool:
+        """See :meth:`Pump.wants`."""
+        if sock is self.source:
+            self._line.told(events)
+            return self._line.reads(events)
+        return bool(events & OUT) and bool(self._queue)
+
+    def drop(self) -> None:
+        """See :meth:`Pump.drop`."""
+        self._queue.clear()

@@ -1,0 +1,196 @@
+"""Between a WebSocket's messages and the bytes of what is at the other end: a stream or packets, in any framing.
+
+``ipc``: one message of the WebSocket is one message's payload, whatever stands around it there.
+``raw``: bytes; where messages begin and end means nothing. A long message on its way to the
+WebSocket is cut into fragments as it comes, so nothing has to be kept of it.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Callable
+
+from plumberd.framing import DATA, Framing, FramingError, Message, decode_packet, encode
+from plumberd.pure.ws_frames import BINARY, CONTINUATION, FIN, PIECE, START, TEXT, Form, Frame, frame, head
+
+LONG_BYTES = 65536
+"""A message of a stream that is longer goes on in fragments, as it comes; up to here it is waited for."""
+
+_TYPED = struct.Struct(">BIB")
+_LENGTH = struct.Struct(">I")
+_LENGTH_MAX = 2**32 - 1
+_HEADS = tuple(bytes((FIN | BINARY, length)) for length in range(126))
+
+
+class Subprotocol(enum.Enum):
+    """What the messages mean."""
+
+    IPC = "ipc"
+    """One message is one message."""
+    IPC_TEXT = "ipc.text"
+    """The same; towards the client those that are UTF-8 are text."""
+    RAW = "raw"
+    """Bytes."""
+
+
+Masks = Callable[[], bytes]
+"""Gives four random bytes, for each frame of a client."""
+
+
+def form_of(protocol: Subprotocol, framing: Framing, *, packets: bool) -> Form:
+    """Return how messages are wanted that go to a stream, or to *packets*."""
+    if protocol is Subprotocol.RAW or (framing is Framing.RAW and not packets):
+        return Form.BYTES
+    return Form.WHOLE if packets else Form.STARTED
+
+
+class Inward:
+    """From the WebSocket: what to write, for what the decoder of :func:`form_of` has given."""
+
+    __slots__ = ("_framing", "_packets")
+
+    def __init__(self, framing: Framing, *, packets: bool) -> None:
+        self._framing = framing
+        self._packets = packets
+
+    def pieces(self, frames: list[Frame]) -> list[bytes]:
+        """Return what to write, each piece by itself: for packets one packet each, for a stream one in all.
+
+        Control frames are passed over. An empty message has no bytes in ``raw``, and nothing is written of it.
+
+        :raises FramingError: a message that the framing cannot carry.
+        """
+        framing = self._framing
+        found: list[bytes] = []
+        if framing is Framing.LIBIPC_ZIG and not self._packets:
+            pack = _LENGTH.pack
+            for kind, payload in frames:
+                if kind in (BINARY, TEXT):
+                    found.append(pack(len(payload)))
+                    found.append(payload)
+                elif kind == PIECE:
+                    found.append(payload)
+                elif kind == START:
+                    found.append(self._header(int.from_bytes(payload, "big")))
+        else:
+            for kind, payload in frames:
+                if kind in (BINARY, TEXT):
+                    found.append(encode(framing, Message(payload)))
+                elif kind == PIECE:
+                    found.append(payload)
+                elif kind == START:
+                    found.append(self._header(int.from_bytes(payload, "big")))
+        if self._packets:
+            return [one for one in found if one]
+        return [b"".join(found)] if found else []
+
+    def _header(self, length: int) -> bytes:
+        if length > _LENGTH_MAX:
+            raise FramingError(f"a message of {length} bytes: the header has room for {_LENGTH_MAX}")
+        if self._framing is Framing.RAW:
+            return b""
+        return _TYPED.pack(DATA, length, 0) if self._framing.typed else _LENGTH.pack(length)
+
+
+class Outward:
+    """To the WebSocket: frames, for what one read of a stream, or one packet, has brought."""
+
+    __slots__ = ("_framing", "_left", "_limit", "_masks", "_packets", "_rest", "_size", "_text", "_whole")
+
+    def __init__(
+        self,
+        framing: Framing,
+        *,
+        packets: bool,
+        limit_bytes: int,
+        text: bool = False,
+        masks: Masks | None = None,
+    ) -> None:
+        """Prepare.
+
+        :param framing: ``raw``: one read is one message.
+        :param packets: whether one packet is one message.
+        :param limit_bytes: longest message.
+        :param text: send what is UTF-8 as text, the rest as binary.
+        :param masks: for the frames of a client.
+        """
+        self._framing = framing
+        self._packets = packets or framing is Framing.RAW
+        self._limit = limit_bytes
+        self._text = text
+        self._masks = masks
+        self._size = framing.header_bytes
+        self._rest = b""
+        self._left = 0
+        """How much of a message is still to come whose beginning has gone."""
+        self._whole = text or masks is not None
+
+    @property
+    def pending(self) -> bool:
+        """Whether a message has begun and is not whole: the stream should not end here."""
+        return bool(self._rest or self._left)
+
+    def frames(self, data: bytes) -> bytes:
+        """Take what one read has brought; return frames.
+
+        :raises FramingError: it makes no message, or one that is too long. What stood in front of it is lost with it.
+        """
+        if self._packets:
+            return self._one(decode_packet(self._framing, data).payload)
+        if self._left:
+            begun = data[: self._left]
+            self._left -= len(begun)
+            first = CONTINUATION if self._left else FIN | CONTINUATION
+            out = [self._frame(first, begun)]
+            data = data[len(begun) :]
+        else:
+            out = []
+            if self._rest:
+                data = self._rest + data
+        self._rest = self._cut(data, out)
+        return b"".join(out)
+
+    def _cut(self, data: bytes, out: list[bytes]) -> bytes:
+        """Put the messages of *data* into *out*; return what has not come in full."""
+        size, limit, whole, end, at = self._size, self._limit, self._whole, len(data), 0
+        offset = 1 if self._framing.typed else 0
+        unpack = _LENGTH.unpack_from
+        while end - at >= size:
+            (length,) = unpack(data, at + offset)
+            start = at + size
+            stop = start + length
+            if length > limit:
+                raise FramingError(f"a message of {length} bytes: at most {limit} are carried")
+            if stop > end:
+                if length <= LONG_BYTES or self._text or start == end:
+                    break
+                out.append(self._frame(BINARY, data[start:]))
+                self._left = stop - end
+                return b""
+            if whole:
+                out.append(self._one(data[start:stop]))
+            elif length < 126:
+                out.append(_HEADS[length])
+                out.append(data[start:stop])
+            else:
+                out.append(head(FIN | BINARY, length))
+                out.append(data[start:stop])
+            at = stop
+        return data[at:]
+
+    def _one(self, payload: bytes) -> bytes:
+        if len(payload) > self._limit:
+            raise FramingError(f"a message of {len(payload)} bytes: at most {self._limit} are carried")
+        return self._frame(FIN | (TEXT if self._text and _is_text(payload) else BINARY), payload)
+
+    def _frame(self, first: int, payload: bytes) -> bytes:
+        return frame(first, payload, self._masks() if self._masks is not None else None)
+
+
+def _is_text(payload: bytes) -> bool:
+    try:
+        payload.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,355 @@
+"""A remote caller that speaks HTTP: a browser or any other client of a WebSocket, plain, inside TLS, or behind a proxy.
+
+Host → Origin → what is asked for → who it is → the steps of every caller → the answer is the
+beginning of the WebSocket. To who has proved nothing every refusal about a service is the same 403 at
+equal time; what a request lacks by itself, whoever sends it, is told at once.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from http import HTTPStatus
+
+from plumberd.effects import openssl
+from plumberd.effects.poll import ERR, HUP
+from plumberd.effects.tls_contexts import Inward, fault_of
+from plumberd.effects.tls_handshake import TlsHandshake
+from plumberd.effects.tls_wire import Wire
+from plumberd.effects.ws_line import Line, PlainLine, TlsLine
+from plumberd.pure.address import account_of_address
+from plumberd.pure.identities import logged_in, with_token
+from plumberd.pure.proxy_header import End
+from plumberd.pure.refusals import Refusal, Refused, printable
+from plumberd.pure.web_http import STATUS, HttpError, HttpRequest, RequestReader, answer, refusal, switching
+from plumberd.pure.web_request import Own, Proof, Upgrade, parse_request, proof_of
+from plumberd.pure.web_safety import check_host, check_origin, source_of
+from plumberd.pure.who import RemoteWho
+from plumberd.wiring.clients.registrations import Registration
+from plumberd.wiring.core import Cancellable
+from plumberd.wiring.dialing.approach import guard
+from plumberd.wiring.dialing.ws_ends import carry_inbound
+from plumberd.wiring.inbound.inbound import Callers, Inbound
+from plumberd.wiring.inbound.inbound_tls import proved_by
+from plumberd.wiring.inbound.proxied import end_of
+from plumberd.wiring.inbound.web_pages import BY_NAME, Page, list_services, page_of, tell_of
+
+_DISCARDED_BYTES = 1 << 20
+"""So much of what a refused caller still sends is read, that it can read its refusal."""
+
+
+class WebInbound(Inbound):
+    """A caller on a socket of its own."""
+
+    def __init__(self, callers: Callers, who: RemoteWho, sock: socket.socket, inward: Inward | None) -> None:
+        super().__init__(callers, who, None)
+        self._sock = sock
+        self._inward = inward
+        self._line: Line = PlainLine(sock)
+        self._wire: Wire | None = None
+        self._step: TlsHandshake | None = None
+        self._checking: Cancellable | None = None
+        self._reader = RequestReader()
+        self._request: HttpRequest | None = None
+        self._asked: Upgrade | Own | None = None
+        self._unsaid: bytes | None = None
+        self._reason = ""
+        self._before_service = True
+        self._discarded = 0
+
+    def start(self) -> None:
+        """Wait for the request, or for the TLS handshake before it."""
+        if not self.begin():
+            self._sock.close()
+            return
+        if self._inward is None:
+            self.core.poll.watch(self._sock.fileno(), self._ready)
+            return
+        connection = openssl.connect(self._inward.context, self._sock, server=True)
+        self._step = TlsHandshake(
+            self.core.poll,
+            self._sock,
+            connection,
+            self._secured,
+            server=True,
+            fault_of=fault_of,
+            turns=self.core.turns,
+        )
+        self._step.start()
+
+    # -- what Inbound asks for
+
+    def offer(self, registration: Registration) -> bool:
+        """See :meth:`Inbound.offer`: the claimant gets one end of a pair, on which its messages look as ever."""
+        registration.check_room()
+        self.offer_relayed(registration)
+        return True
+
+    def here(self) -> End | None:
+        """See :meth:`Inbound.here`."""
+        return end_of(self._sock)
+
+    def tls_version(self) -> str:
+        """See :meth:`Inbound.tls_version`."""
+        return self._wire.version if self._wire is not None else ""
+
+    def carry(self, service: socket.socket) -> None:
+        """See :meth:`Inbound.carry`."""
+        asked = self._asked
+        assert isinstance(asked, Upgrade)
+        self._line.give_back(self._reader.rest)
+        preface = switching(asked.key, asked.protocol.value if asked.is_offered else None)
+        try:
+            relay = carry_inbound(
+                self.core, self._line, self._sock, service, asked.protocol, self._service, preface, self.carried
+            )
+        except OSError:
+            self.close()
+            self.core.relay_places.leave(self._account)
+            self.ended("no descriptors for a relay")
+            return
+        relay.start()
+
+    def tell(self, word: Refusal) -> None:
+        """See :meth:`Inbound.tell`: the same to everybody who has proved nothing."""
+        proved = bool(self.who.identities)
+        if not (proved or self._before_service):
+            word = Refusal.DENIED
+        reason = f": {printable(self._reason)}" if proved else ""
+        if isinstance(self._asked, Own):
+            self._answer(_json({**self._named(), "ok": False, "error": word.value, "reason": self._why(word, proved)}))
+        else:
+            self._answer(refusal(STATUS[word], word.value + reason, time.time()))
+
+    def refuse(self, refused: Refused) -> None:
+        """See :meth:`Inbound.refuse`."""
+        self._reason = refused.reason
+        super().refuse(refused)
+
+    def close(self) -> None:
+        """See :meth:`Inbound.close`."""
+        step, self._step = self._step, None
+        if step is not None:
+            step.cancel()
+        checking, self._checking = self._checking, None
+        if checking is not None:
+            checking.cancel()
+        if self._sock.fileno() >= 0:
+            self.core.poll.forget(self._sock.fileno())
+            self._sock.close()
+
+    # -- the steps
+
+    def _secured(self, result: Wire | Refused) -> None:
+        self._step = None
+        self._mark("tls")
+        if isinstance(result, Refused):
+            self.note(result.word.value, result.reason)
+            self.drop()
+            return
+        self._wire = result
+        self._line = TlsLine(result, self.core.buffers)
+        if self.core.poll.watches(self._sock.fileno()):
+            self.core.poll.redirect(self._sock.fileno(), self._ready)
+        else:
+            self.core.poll.watch(self._sock.fileno(), self._ready)
+        self._read()
+
+    def _ready(self, events: int) -> None:
+        self._line.told(events)
+        if self._unsaid is not None:
+            self._say()
+        elif self.callers.lingering.is_set(self):
+            self._discard()
+        elif self._request is None:
+            self._read()
+        elif events & (ERR | HUP):
+            if self._refused is None:
+                self.note("gone", "hung up before it was let in")
+            self.drop()
+
+    def _read(self) -> None:
+        try:
+            while self._request is None:
+                data = self._line.recv()
+                if not data:
+                    raise ConnectionResetError
+                self._request = self._reader.receive(data)
+        except BlockingIOError:
+            return
+        except HttpError as e:
+            self._refuse_request(e)
+            return
+        except OSError:
+            self.note("gone", "hung up without a request")
+            self.drop()
+            return
+        try:
+            self._look_at(self._request)
+        except HttpError as e:
+            self._refuse_request(e)
+        except Refused as e:
+            self._refuse_now(e)
+
+    def _look_at(self, request: HttpRequest) -> None:
+        """Look at what the request says by itself.
+
+        :raises HttpError: it may not be answered otherwise.
+        :raises Refused: what it proves is nothing.
+        """
+        web, peer = self.core.settings.web, self.who
+        place = check_host(request, web)
+        source = source_of(request, peer.address, web, encrypted=self._wire is not None)
+        is_browser = check_origin(request, place, web, encrypted=source.encrypted)
+        scheme = "wss" if source.encrypted else "ws"
+        proved = proved_by(self._wire) if self._wire is not None else frozenset()
+        if source.address == peer.address:
+            self.who = RemoteWho(scheme, peer.address, peer.port, proved)
+        else:
+            self.who = RemoteWho(scheme, source.address, 0, proved, f"proxy {peer.address or 'unix'}")
+        self._asked = asked = parse_request(request)
+        page = page_of(asked, web) if isinstance(asked, Own) else None
+        if isinstance(page, bytes):
+            self._answer(page)
+            return
+        if isinstance(asked, Upgrade):
+            self._service = printable(asked.name, 64)
+        # From here on how long it takes may tell something about who is asked for, and who asks.
+        self.is_named = True
+        self.callers.refusals.set(self, self._refusal_is_due)
+        self.core.patience.cancel(self)
+        self.core.connect_deadline.set(self, self._dial_too_slow)
+        self._prove(proof_of(request, is_browser=is_browser, encrypted=source.encrypted))
+
+    def _prove(self, proof: Proof) -> None:
+        account = account_of_address(self.who.address)
+        if proof.token is not None:
+            failures, now = self.callers.token_failures, self.core.reactor.seconds()
+            if failures.wait_seconds(account, now):
+                limit = f"login_failures_per_minute={failures.per_address}"
+                raise Refused(Refusal.BUSY, f"{limit}: so many tokens from {account} were wrong")
+            name = self.core.settings.web.tokens.name_of(proof.token)
+            if name is None:
+                failures.failed(account, "", now)
+                raise Refused(Refusal.UNAUTHENTICATED, "the token is nobody's")
+            self._add(with_token(name))
+        elif proof.login is not None:
+            if self.core.logins is None:
+                raise Refused(Refusal.UNAUTHENTICATED, "it logs in, and nobody here checks passwords")
+            user = proof.login.user
+
+            def checked(result: bool | Refused) -> None:
+                self._checking = None
+                guard(self._refuse_now, self._logged_in, user, result)
+
+            self._checking = self.core.logins.check(proof.login, self.who.address, checked)
+            return
+        self._proved_all()
+
+    def _logged_in(self, user: str, result: bool | Refused) -> None:
+        self._mark("login")
+        if isinstance(result, Refused):
+            raise result
+        if not result:
+            raise Refused(Refusal.UNAUTHENTICATED, f"the login of {user!r} is wrong")
+        self._add(logged_in(user))
+        self._proved_all()
+
+    def _add(self, proved: frozenset[str]) -> None:
+        who = self.who
+        self.who = RemoteWho(who.scheme, who.address, who.port, who.identities | proved, who.via)
+
+    def _proved_all(self) -> None:
+        """From here on it is who it has proved to be."""
+        self._before_service = False
+        asked = self._asked
+        if isinstance(asked, Upgrade):
+            self.named(asked.name.encode("ascii"))
+            return
+        assert isinstance(asked, Own)
+        if asked.path != BY_NAME:
+            name = asked.path.removeprefix(f"{BY_NAME}/")
+            self._service = printable(name, 64)
+            tell_of(self.core, name, self.who)
+            self._answer(_json({**self._named(), "ok": True}))
+        else:
+            services = [{"service": name} for name in list_services(self.core, self.who)]
+            self._answer(_json({"ok": True, "services": services}))
+
+    def _named(self) -> dict[str, str]:
+        return {"service": self._service} if self._service else {}
+
+    def _why(self, word: Refusal, proved: bool) -> str:
+        """Return a sentence; who has proved nothing learns nothing by it."""
+        if proved or self._before_service:
+            return printable(self._reason)
+        return "it is refused to who has proved nothing: a token may be wanted, or there is no such service"
+
+    def _refuse_now(self, refused: Refused) -> None:
+        """Refuse it before its name has counted."""
+        self.is_named = True
+        self.refuse(refused)
+
+    def _refuse_request(self, error: HttpError) -> None:
+        """Refuse a request for what it lacks by itself."""
+        word = Refusal.DENIED if error.status is HTTPStatus.FORBIDDEN else Refusal.BAD_REQUEST
+        text = printable(str(error))
+        self.note(word.value, text)
+        headers: tuple[tuple[str, str], ...] = ()
+        if error.status is HTTPStatus.UPGRADE_REQUIRED:
+            headers = (("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket"))
+        elif error.status is HTTPStatus.METHOD_NOT_ALLOWED:
+            headers = (("Allow", "GET, HEAD"),)
+        self._answer(refusal(error.status, f"{word.value}: {text}", time.time(), headers))
+
+    # -- the answer that is not the beginning of a WebSocket
+
+    def _answer(self, data: Page) -> None:
+        """Send *data*, and hang up in order."""
+        self.is_named = True
+        self.callers.refusals.cancel(self)
+        self.core.patience.cancel(self)
+        self.core.connect_deadline.set(self, self.drop)
+        self._unsaid = data
+        self._say()
+
+    def _say(self) -> None:
+        line, data = self._line, self._unsaid
+        assert data is not None
+        try:
+            if not line.flush():
+                return
+            while data:
+                count = line.send(data)
+                data = data[count:]
+                if not count or line.holds:
+                    break
+            self._unsaid = data
+            if data or line.holds or not line.end():
+                return
+        except OSError:
+            self.drop()
+            return
+        self._unsaid = None
+        self.core.connect_deadline.cancel(self)
+        # Closing with bytes unread would reset the connection, and the answer with it.
+        self.callers.lingering.set(self, self.drop)
+        self._discard()
+
+    def _discard(self) -> None:
+        try:
+            while data := self._line.recv():
+                self._discarded += len(data)
+                if self._discarded > _DISCARDED_BYTES:
+                    break
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self.drop()
+
+
+def _json(members: dict[str, object]) -> bytes:
+    data = json.dumps(members).encode("ascii")
+    return answer(HTTPStatus.OK, data, "application/json", time.time(), (("Cache-Control", "no-store"),))

@@ -1,0 +1,131 @@
+"""plumberd.effects.ws_relay: silence and ends of a WebSocket; what browsers see of them is in test_inbound_web."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from twisted.internet.task import Clock
+
+from plumberd.effects.pipes import PipePool
+from plumberd.effects.poll import Poll
+from plumberd.effects.relay import Relay
+from plumberd.effects.ws_line import PlainLine
+from plumberd.effects.ws_pumps import Session, WsReader, WsWriter
+from plumberd.effects.ws_relay import CLOSE_SECONDS, DRAIN_SECONDS, PING_SECONDS, Lives, WsRelay
+from plumberd.framing import Framing
+from plumberd.pure.ws_frames import BINARY, CLOSE, FIN, PONG, FrameDecoder, close_payload, frame
+from plumberd.pure.ws_messages import Inward, Outward, Subprotocol, form_of
+from tests.support import CleanTestCase, in_thread, read_all, read_exactly, real_reactor, until
+
+MASK = b"abcd"
+
+
+class RelayTestCase(CleanTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.poll = Poll(real_reactor, real_reactor)
+        self.addCleanup(self.poll.close)
+        self.pipes = PipePool()
+        self.addCleanup(self.pipes.close)
+        self.clock = Clock()
+        self.lives = Lives(self.clock)
+        self.addCleanup(self.lives.close)
+        self.ended: list[str] = []
+        self.peer, wire = self.tcp_pair()
+        self.service, ours = self.pair()
+        session, line, raw = Session(), PlainLine(wire), Framing.RAW
+        writer = WsWriter(line, ours, wire, Outward(raw, packets=False, limit_bytes=1 << 20), session)
+        form = form_of(Subprotocol.RAW, raw, packets=False)
+        decoder = FrameDecoder(masked=True, limit_bytes=1 << 20, form=form)
+        reader = WsReader(line, wire, ours, decoder, Inward(raw, packets=False), session, writer)
+        more: dict[str, Any] = {"reader": reader, "writer": writer, "session": session, "lives": self.lives}
+        self.relay = WsRelay(self.poll, real_reactor, self.pipes, wire, ours, self.done, **more)
+        self.addCleanup(self._end)
+        self.relay.start()
+
+    def done(self, relay: Relay) -> None:
+        self.ended.append(relay.ending)
+
+    async def _end(self) -> None:
+        self.relay.abort()
+        await until(lambda: self.ended)
+
+    async def echo(self, data: bytes = b"hello") -> None:
+        """Let a message through, and one back."""
+        self.peer.sendall(frame(FIN | BINARY, data, MASK))
+        self.assertEqual(await in_thread(read_exactly, self.service, len(data)), data)
+        self.service.sendall(data)
+        self.assertEqual(await in_thread(read_exactly, self.peer, len(data) + 2), frame(FIN | BINARY, data))
+
+
+class Silence(RelayTestCase):
+    async def test_who_is_silent_is_asked_and_who_does_not_answer_is_given_up(self) -> None:
+        self.clock.advance(PING_SECONDS)  # it has just begun
+        self.clock.advance(PING_SECONDS)
+        self.assertEqual(await in_thread(read_exactly, self.peer, 2), b"\x89\x00")
+        self.clock.advance(PING_SECONDS)
+        await until(lambda: self.ended)
+        self.assertEqual(self.ended, ["silent"])
+        self.assertEqual(await in_thread(read_all, self.service), b"")
+
+    async def test_who_answers_goes_on(self) -> None:
+        self.clock.advance(PING_SECONDS)
+        for _ in range(3):
+            self.clock.advance(PING_SECONDS)
+            self.assertEqual(await in_thread(read_exactly, self.peer, 2), b"\x89\x00")
+            self.peer.sendall(frame(FIN | PONG, b"", MASK))
+            await self.echo()
+            self.clock.advance(PING_SECONDS)
+        self.assertEqual(self.ended, [])
+
+    async def test_who_talks_is_not_asked(self) -> None:
+        for _ in range(5):
+            await self.echo()
+            self.clock.advance(PING_SECONDS)
+        self.assertEqual(self.ended, [])
+
+
+class Ends(RelayTestCase):
+    async def test_the_far_side_s_close_is_waited_for_and_not_for_ever(self) -> None:
+        self.service.close()
+        self.assertEqual(await in_thread(read_exactly, self.peer, 4), b"\x88\x02\x03\xe8")
+        self.clock.advance(CLOSE_SECONDS - 1)
+        await self.turn()
+        self.assertEqual(self.ended, [])
+        self.clock.advance(CLOSE_SECONDS)
+        await until(lambda: self.ended)
+        self.assertEqual(self.ended, ["closed"])
+
+    async def test_its_close_ends_it(self) -> None:
+        self.service.close()
+        await in_thread(read_exactly, self.peer, 4)
+        self.peer.sendall(frame(FIN | CLOSE, close_payload(1000), MASK))
+        await until(lambda: self.ended)
+        self.assertEqual(self.ended, ["closed"])
+
+    async def test_behind_its_close_the_service_has_a_while(self) -> None:
+        self.peer.sendall(frame(FIN | CLOSE, close_payload(3000), MASK))
+        self.assertEqual(await in_thread(read_all, self.service), b"")
+        self.service.sendall(b"bye")
+        self.assertEqual(await in_thread(read_exactly, self.peer, 5), b"\x82\x03bye")
+        self.clock.advance(DRAIN_SECONDS)
+        self.assertEqual(await in_thread(read_all, self.peer), b"\x88\x02\x0b\xb8")
+        await until(lambda: self.ended)
+
+    async def test_a_connection_that_breaks_ends_both(self) -> None:
+        self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        self.peer.close()
+        await until(lambda: self.ended)
+        self.assertEqual(self.ended, ["reset by left"])
+        self.assertEqual(await in_thread(read_all, self.service), b"")
+
+    async def test_an_abort_says_that_we_go(self) -> None:
+        self.relay.abort()
+        self.assertEqual(await in_thread(read_all, self.peer), b"\x88\x02\x03\xe9")
+        self.assertEqual(self.ended, ["aborted"])
+
+    async def turn(self) -> None:
+        """Let the reactor turn a few times."""
+        count = iter(range(5))
+        await until(lambda: next(count) == 4)
