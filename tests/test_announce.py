@@ -87,7 +87,7 @@ class Told(SynchronousTestCase):
     def test_what_will_be_published(self) -> None:
         made = settings(publish=(("pong", "tcp:7000"),))
         self.told("publishes pong on tcp:7000", made)
-        self.assertNotIn("no remote callers (--tcpd, --tlsd, --webipcd)", announcement(made))
+        self.assertNotIn("no remote callers (--tcpd, --tlsd, --udpd, --webipcd)", announcement(made))
 
     def test_a_scheme_daemon_alone_tells_its_own_socket_and_no_dialects(self) -> None:
         lines = announcement(settings(parts=frozenset(("tcpd",))))
@@ -100,7 +100,7 @@ class Told(SynchronousTestCase):
         self.assertEqual([line for line in lines if "/nowhere/ipc/tcp" in line], [])
 
     def test_that_nobody_comes_in(self) -> None:
-        self.told("no remote callers (--tcpd, --tlsd, --webipcd)", settings())
+        self.told("no remote callers (--tcpd, --tlsd, --udpd, --webipcd)", settings())
 
     def test_what_checks_logins_without_its_arguments(self) -> None:
         made = settings(logins=LoginSettings("/passwords", checkers=("file:/plain", "ldap:s3cret")))

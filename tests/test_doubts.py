@@ -124,7 +124,7 @@ class Listeners(SynchronousTestCase):
     def test_rules_for_callers_without_a_listener(self) -> None:
         self.assertEqual(
             warnings("allow in a tcp:any"),
-            ["there are rules for callers, and nothing listens for them: --tcpd PORT, --tlsd PORT, --webipcd PORT"],
+            ["there are rules for callers, and nothing listens for them: --tcpd, --tlsd, --udpd, --webipcd"],
         )
 
     def test_a_default_that_opens_everything(self) -> None:
@@ -278,7 +278,7 @@ class Around(SynchronousTestCase):
 
     def test_what_is_carried_is_what_is_served_and_what_endpoints_do(self) -> None:
         made = settings(routes={"a": parse_route("a", "tls:h.example:443"), "b": parse_route("b", "systemd:x:y")})
-        self.assertEqual(surroundings(made).carries, {"tcp", "unix", "tls", "systemd"})
+        self.assertEqual(surroundings(made).carries, {"tcp", "unix", "tls", "udp", "systemd"})
         self.assertEqual(surroundings(made).special, {"systemd"})
 
     def test_who_the_broker_is(self) -> None:

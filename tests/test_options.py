@@ -365,7 +365,7 @@ class Others(OptionsTestCase):
         ("--publish ipc 7000", ("--publish", "'ipc' is reserved")),
         ("--publish -x 7000", ("--publish", "'-x' is no name of a service")),
         ("--publish pong 99999999", ("--publish", "pong: ", "'99999999'", "is not within 1 to 65535")),
-        ("--part udpd", ("--part", "'udpd'", "broker or tcpd")),
+        ("--part webipc", ("--part", "'webipc'", "broker or tcpd")),
         ("--broker-user no-such-user", ("--broker-user", "'no-such-user'", "a user that exists")),
         ("--broker-user 4294967295", ("--broker-user", "'4294967295'", "a user that exists")),
         ("--handover framed", ("--handover", "'framed'", "auto|direct|locked|relayed")),

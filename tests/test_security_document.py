@@ -29,6 +29,7 @@ ATTACKS = (
     "Who may do what",
     "Names and addresses",
     "Remote",
+    "Datagrams",
     "TLS and identities",
     "Gateways",
     "Reload",

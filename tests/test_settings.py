@@ -69,17 +69,19 @@ class Parts(SynchronousTestCase):
         self.check((), True, (), ())
 
     def test_the_broker_alone_asks_the_scheme_daemons(self) -> None:
-        self.check(("broker",), True, (), ("tcp", "tls", "ws", "wss"))
+        self.check(("broker",), True, (), ("tcp", "tls", "udp", "ws", "wss"))
 
     def test_a_scheme_daemon_alone_serves_its_socket(self) -> None:
         self.check(("tcpd",), False, ("tcp",), ())
         self.check(("tlsd",), False, ("tls",), ())
+        self.check(("udpd",), False, ("udp",), ())
         self.check(("webipcd",), False, ("ws", "wss"), ())
 
     def test_what_is_in_one_process_with_the_broker_need_not_be_asked(self) -> None:
-        self.check(("broker", "tcpd"), True, ("tcp",), ("tls", "ws", "wss"))
-        self.check(("broker", "tcpd", "tlsd"), True, ("tcp", "tls"), ("ws", "wss"))
-        self.check(("broker", "tcpd", "tlsd", "webipcd"), True, ("tcp", "tls", "ws", "wss"), ())
+        self.check(("broker", "tcpd"), True, ("tcp",), ("tls", "udp", "ws", "wss"))
+        self.check(("broker", "tcpd", "tlsd"), True, ("tcp", "tls"), ("udp", "ws", "wss"))
+        self.check(("broker", "udpd"), True, ("udp",), ("tcp", "tls", "ws", "wss"))
+        self.check(("broker", "tcpd", "tlsd", "webipcd"), True, ("tcp", "tls", "ws", "wss"), ("udp",))
 
 
 class Said(SynchronousTestCase):

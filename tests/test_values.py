@@ -90,7 +90,7 @@ class Mistaken(SynchronousTestCase):
         ),
         ("client_certificates", values.client_certificates, "", "'': wanted none, optional, required"),
         ("peer_name", values.peer_name, "a.example", "wanted HOST:PORT (IPv6 in brackets)"),
-        ("part", values.part, "udpd", f"'udpd': wanted {' or '.join(PARTS)}"),
+        ("part", values.part, "webipc", f"'webipc': wanted {' or '.join(PARTS)}"),
         ("verdict", values.verdict, "Allow", "'Allow': wanted allow or deny"),
         ("handover", values.handover, "framed", "'framed': wanted auto|direct|locked|relayed"),
         ("framing", values.framing, "zig", f"'zig': wanted one of {', '.join(FRAMINGS)}"),

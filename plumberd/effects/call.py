@@ -38,7 +38,7 @@ class _Call:
         """Send the question and wait for the answer."""
         data = self._question
         try:
-            sent = self._sock.send(data)
+            sent = self._send(data)
         except OSError as e:
             self._done(_lost(e))
             return
@@ -46,6 +46,9 @@ class _Call:
             self._done(Refused(Refusal.UNREACHABLE, "the far side did not even take the question"))
             return
         self._poll.watch(self._sock.fileno(), self._ready)
+
+    def _send(self, data: bytes) -> int:
+        return self._sock.send(data)
 
     def cancel(self) -> None:
         """Stop; *done* will not be called."""
@@ -81,6 +84,23 @@ class SchemeCall(_Call):
     ) -> None:
         """*question*: of :mod:`plumberd.pure.carry`."""
         super().__init__(poll, sock, question, CarryAnswer(), done)
+        self._end: socket.socket | None = None
+
+    def send_along(self, end: socket.socket) -> None:
+        """Let *end* go with the question: it is closed here then, and carried from there on."""
+        self._end = end
+
+    def cancel(self) -> None:
+        """See :meth:`_Call.cancel`."""
+        if self._end is not None:
+            self._end.close()
+        super().cancel()
+
+    def _send(self, data: bytes) -> int:
+        if self._end is None:
+            return super()._send(data)
+        with self._end as end:
+            return socket.send_fds(self._sock, [data], [end.fileno()])
 
 
 def _lost(error: OSError) -> Refused:

@@ -108,9 +108,10 @@ class Conversation:
         self._poll.watch(self.sock.fileno(), self._ready)
         self._read()
 
-    def grant(self, request: Request, fd: int, mode: str, rule: str, done: Done) -> None:
+    def grant(self, request: Request, fd: int, mode: str, rule: str, done: Done, message_bytes: int = 0) -> None:
         """Hand *fd* over. It is closed here, once, sent or not.
 
+        :param message_bytes: the longest message that goes through, where that is known.
         :param done: told whether the client has taken it.
         """
         if self._closed:
@@ -118,7 +119,7 @@ class Conversation:
             done(False)
             return
         self._fd = fd
-        self._send(self.dialect.grant(request, mode, rule), not self.dialect.conversation, done)
+        self._send(self.dialect.grant(request, mode, rule, message_bytes), not self.dialect.conversation, done)
 
     def answer(self, data: bytes) -> None:
         """Send an answer without a descriptor; an empty one is the end of the connection."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from plumberd.pure.address import unmapped
 from plumberd.pure.refusals import Refusal, Refused, printable
-from plumberd.pure.uri import URI_BYTES, IPAddress, Uri, format_uri
+from plumberd.pure.uri import FRAMINGS, URI_BYTES, IPAddress, Uri, format_uri
 
 ANSWER_BYTES = 512
 """Longest answer that is read."""
@@ -22,7 +22,10 @@ ANSWER_BYTES = 512
 _LENGTH = struct.Struct(">I")
 _ADDRESS = "address="
 _RULED = "&ruled=yes"
+_MESSAGES = "&messages="
 """What a broker of ours puts behind the URI, for a scheme daemon of ours; no client's URI has such options."""
+
+_ONE_BY_ONE = ",framed"
 
 
 def carry(uri: Uri) -> bytes:
@@ -47,6 +50,20 @@ def carry_tls(uri: Uri, address: IPAddress, *, ruled: bool) -> bytes:
     return _LENGTH.pack(len(data)) + data
 
 
+def carry_messages(uri: Uri, address: IPAddress, framing: str, *, framed: bool) -> bytes:
+    """Return the question for a scheme that carries messages; the end that has them goes along as a descriptor.
+
+    :param framing: how they look on that end.
+    :param framed: whether each is to be written by itself, when the last was taken.
+    """
+    text = format_uri(uri)
+    text += f"{'&' if '?' in text else '?'}{_ADDRESS}{address}{_MESSAGES}{framing}{_ONE_BY_ONE if framed else ''}"
+    data = text.encode("ascii")
+    if len(data) > URI_BYTES:
+        raise Refused(Refusal.BAD_REQUEST, f"a URI of {len(data)} bytes: at most {URI_BYTES} are carried")
+    return _LENGTH.pack(len(data)) + data
+
+
 @dataclass(frozen=True)
 class Carried:
     """What a broker asks of a scheme daemon.
@@ -54,28 +71,37 @@ class Carried:
     :ivar text: the URI, as its text.
     :ivar address: where it goes, whatever the URI's name resolves to; a broker of LibIPC's says none.
     :ivar ruled: whether a rule of the broker's let it through.
+    :ivar framing: how the messages look on the end that comes along; empty where none does.
+    :ivar framed: whether each of them is to be written by itself.
     """
 
     text: str = field(repr=False)
     address: IPAddress | None = None
     ruled: bool = False
+    framing: str = ""
+    framed: bool = False
 
 
 def parse_carried(text: str) -> Carried:
     """Take what only a broker may say off the end of a URI.
 
-    :raises Refused: ``bad-request`` where the address is none.
+    :raises Refused: ``bad-request`` where the address is none, or a framing does not exist.
     """
+    text, _, framing = text.partition(_MESSAGES)
+    framed = framing.endswith(_ONE_BY_ONE)
+    framing = framing.removesuffix(_ONE_BY_ONE)
+    if framing and framing not in FRAMINGS:
+        raise Refused(Refusal.BAD_REQUEST, f"framing: wanted one of {', '.join(FRAMINGS)}")
     ruled = text.endswith(_RULED)
     text = text.removesuffix(_RULED)
     for mark in ("?", "&"):
         before, found, address = text.rpartition(mark + _ADDRESS)
         if found:
             try:
-                return Carried(before, unmapped(ipaddress.ip_address(address)), ruled)
+                return Carried(before, unmapped(ipaddress.ip_address(address)), ruled, framing, framed)
             except ValueError:
                 raise Refused(Refusal.BAD_REQUEST, "what the broker says is no address") from None
-    return Carried(text)
+    return Carried(text, framing=framing, framed=framed)
 
 
 def ok() -> bytes:

@@ -34,6 +34,7 @@ class Limits:
     :ivar message_bytes: longest message of a WebSocket.
     :ivar relays: connections being carried.
     :ivar relays_per_peer: connections being carried for one local user, or for one remote address.
+    :ivar datagram_idle_seconds: how long nothing has to go either way for a session of datagrams to be over.
     """
 
     connect_seconds: float = 10.0
@@ -54,6 +55,7 @@ class Limits:
     message_bytes: int = 4 << 20
     relays: int = 10000
     relays_per_peer: int = 5000
+    datagram_idle_seconds: float = 120.0
 
     def with_value(self, name: str, text: str) -> Limits:
         """Return a copy with one limit changed.

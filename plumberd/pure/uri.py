@@ -31,7 +31,7 @@ DEFAULT_PORTS = {"tcp": 9000, "tls": 9001, "udp": 9000, "ws": 80, "wss": 443}
 FRAMINGS = ("raw", "libipc-2019", "libipc-2020", "libipc-2023", "libipc-zig")
 """What ``?framing=`` may say: how the messages look that are cut into packets."""
 
-_OPTIONS = {"tcp": ("framing",), "unix": ("framing",), "tls": ("framing", "alpn")}
+_OPTIONS = {"tcp": ("framing",), "unix": ("framing",), "udp": ("framing",), "tls": ("framing", "alpn")}
 
 OPTIONS: dict[str, frozenset[str]] = {scheme: frozenset(_OPTIONS.get(scheme, ())) for scheme in SCHEMES}
 """The options that each scheme knows (``?name=value``). An unknown one is a mistake, never ignored."""

@@ -43,7 +43,7 @@ def announcement(
     lines = [*_configuration(settings, cut=starts), *_places(settings), *_who(settings)]
     lines += _listeners(settings) if addresses is None else addresses
     if not _listeners(settings):
-        lines.append("no remote callers (--tcpd, --tlsd, --webipcd)")
+        lines.append("no remote callers (--tcpd, --tlsd, --udpd, --webipcd)")
     rules = [f"{name_rule(n, rule.source)}: {rule}" for n, rule in enumerate(settings.policy.rules, 1)]
     lines += _cut(rules, cut=starts)
     lines.append(_defaults(settings))
@@ -104,6 +104,7 @@ def _listeners(settings: Settings) -> list[str]:
         *(f"tcpd on {description}" for description in settings.tcpd),
         *(f"publishes {name} on {description}" for name, description in settings.publish),
         *(f"tlsd on {description}" for description in settings.tlsd),
+        *(f"udpd on {description}" for description in settings.udpd),
         *(f"publishes {name} inside TLS on {description}" for name, description in settings.publish_tls),
         *(f"webipcd on {one}" for one in settings.webipcd),
     ]

@@ -46,6 +46,7 @@ from plumberd.wiring.census import Census
 from plumberd.wiring.clients.registrations import Registrations
 from plumberd.wiring.config.settings import Settings
 from plumberd.wiring.ops.whois import Whois
+from plumberd.wiring.traffic import Traffic
 
 DESCRIPTORS_A_RELAY = 4
 
@@ -102,6 +103,7 @@ class Core:
     :ivar logins: who checks passwords, where anybody does.
     :ivar whois: the callers that are carried to local services.
     :ivar lives: looks after WebSockets.
+    :ivar datagrams: what became of those that were carried.
     :ivar turns: of TLS handshakes, which cost as much as lookups.
     :ivar reload: reads the configuration again; gives, later, the answer of the op.
     :ivar generation: counts the policies that were in force; what was decided under another is decided again.
@@ -126,6 +128,7 @@ class Core:
     logins: Logins | None = None
     whois: Whois = field(default_factory=Whois)
     lives: Lives = field(init=False)
+    datagrams: Traffic = field(default_factory=Traffic)
     turns: Turns = field(init=False)
     tls: Contexts = field(init=False)
     relay_places: FairQueue[str, None] = field(init=False)

@@ -79,8 +79,12 @@ class Refused:
     ident: str | int | None = None
 
 
-Grant = Callable[[Request, str, str], tuple[Send, ...]]
-"""``grant(request, mode, rule)``: what to send when a descriptor is there."""
+class Grant(Protocol):
+    """What to send when a descriptor is there."""
+
+    def __call__(self, request: Request, mode: str, rule: str, message_bytes: int = 0) -> tuple[Send, ...]:
+        """*message_bytes*: the longest message that goes through, where that is known; else 0."""
+
 
 Refuse = Callable[[str | int | None, Refusal, str], bytes]
 """``refuse(ident, word, reason)``: what to send instead."""

@@ -82,7 +82,7 @@ class LibipcZigDecoder(FrameDecoder):
         return _lookup(payload)
 
 
-def grant_2019(request: Request, mode: str, rule: str) -> tuple[Send, ...]:
+def grant_2019(request: Request, mode: str, rule: str, message_bytes: int = 0) -> tuple[Send, ...]:
     """One packet of one byte with the descriptor."""
     return (Send(b"\0", descriptor=True),)
 
@@ -92,7 +92,7 @@ def refuse_2019(ident: str | int | None, word: Refusal, reason: str) -> bytes:
     return b""
 
 
-def grant_2023(request: Request, mode: str, rule: str) -> tuple[Send, ...]:
+def grant_2023(request: Request, mode: str, rule: str, message_bytes: int = 0) -> tuple[Send, ...]:
     """``ok`` in a message (a packet, in 2020); then, when the client has taken that, one byte with the descriptor.
 
     Its client takes ``ok`` with a plain recv of up to 2 MB: were the byte
@@ -107,7 +107,7 @@ def refuse_2023(ident: str | int | None, word: Refusal, reason: str) -> bytes:
     return _HEADER.pack(_ANSWER, len(payload), 0) + payload
 
 
-def grant_zig(request: Request, mode: str, rule: str) -> tuple[Send, ...]:
+def grant_zig(request: Request, mode: str, rule: str, message_bytes: int = 0) -> tuple[Send, ...]:
     """Two raw bytes ``ok`` with the descriptor attached, which its client takes with one recvmsg."""
     return (Send(b"ok", descriptor=True),)
 

@@ -76,11 +76,13 @@ class NativeDecoder(FrameDecoder):
             return Refused(e.word, e.reason, ident)
 
 
-def grant(request: Request, mode: str, rule: str) -> tuple[Send, ...]:
+def grant(request: Request, mode: str, rule: str, message_bytes: int = 0) -> tuple[Send, ...]:
     """The answer, with the descriptor attached to its first byte."""
-    if request.ident is None:
+    if request.ident is None and not message_bytes:
         return _grant(mode, rule)
     members: dict[str, Any] = {"ok": True, "fd": True, "mode": mode, "rule": rule}
+    if message_bytes:
+        members["message_bytes"] = message_bytes
     return (Send(answer(request.ident, members), descriptor=True),)
 
 

@@ -78,6 +78,7 @@ class Lookup:
         self._address: IPAddress | None = None
         self._relay: Relay | None = None
         self._fits = False
+        self._message_bytes = 0
         self._mode = Mode.AUTO
         self._generation = 0
         self._granted = False
@@ -173,7 +174,8 @@ class Lookup:
         if isinstance(result, Refused):
             self._refuse(result)
             return
-        self._sock, self._address, self._fits = result.sock, result.address, result.fits
+        self._sock, self._address = result.sock, result.address
+        self._fits, self._message_bytes = result.fits, result.message_bytes
         guard(self._refuse, self._deliver)
 
     def _ended_of(self, generation: int) -> Callable[[str, int, int], None]:
@@ -244,7 +246,7 @@ class Lookup:
         self._places.finished(self)
         verdict = self._approach.verdict if self._approach else None
         rule = verdict.rule if verdict else ""
-        self.conversation.grant(self._request, sock.detach(), self._mode.value, rule, self._taken)
+        self.conversation.grant(self._request, sock.detach(), self._mode.value, rule, self._taken, self._message_bytes)
         if self._relay is not None:
             self._relay.start()
 

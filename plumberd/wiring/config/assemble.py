@@ -125,6 +125,7 @@ class _Assembly:
             tcpd=(*line.tcpd, *file.listen.tcpd),
             publish=(*line.publish, *((name, one) for name, all_ in file.listen.publish.items() for one in all_)),
             tlsd=(*line.tlsd, *file.listen.tlsd),
+            udpd=(*line.udpd, *file.listen.udpd),
             publish_tls=tuple((name, one) for name, all_ in file.listen.publish_tls.items() for one in all_),
             webipcd=(*line.webipcd, *file.listen.webipcd),
             parts=line.parts or frozenset(file.parts),

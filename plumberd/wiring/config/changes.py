@@ -150,6 +150,7 @@ def _lists(settings: Settings) -> dict[str, Sequence[str]]:
         "web.hosts": [str(one) for one in settings.web.hosts],
         "web.origins": [str(one) for one in settings.web.origins],
         "web.proxies": [str(one) for one in settings.web.proxies],
+        "listen.udpd": list(settings.udpd),
         "service_users": [f"uid {uid}" for uid in sorted(settings.service_uids)],
         "broker_users": [f"uid {uid}" for uid in sorted(settings.broker_uids)],
     }

@@ -58,7 +58,9 @@ def surroundings(settings: Settings, *, has_pidfds: bool = True) -> Surroundings
     published = frozenset(name for name, _ in (*settings.publish, *settings.publish_tls))
     return Surroundings(
         listens=_listens(settings),
-        services=published if published and not (settings.tcpd or settings.tlsd or settings.webipcd) else None,
+        services=published
+        if published and not (settings.tcpd or settings.tlsd or settings.udpd or settings.webipcd)
+        else None,
         proves=_proves(settings),
         carries=frozenset((*SERVED, *(endpoint.scheme for endpoint in endpoints))),
         special=frozenset(endpoint.scheme for endpoint in endpoints if endpoint.special),
@@ -71,7 +73,8 @@ def surroundings(settings: Settings, *, has_pidfds: bool = True) -> Surroundings
 def _listens(settings: Settings) -> tuple[str, ...]:
     """Return the schemes that callers come in by."""
     by_tcp, by_tls = settings.tcpd or settings.publish, settings.tlsd or settings.publish_tls
-    return (*(("tcp",) if by_tcp else ()), *(("tls",) if by_tls else ()), *_web_schemes(settings))
+    found = (("tcp", by_tcp), ("tls", by_tls), ("udp", settings.udpd))
+    return (*(scheme for scheme, listeners in found if listeners), *_web_schemes(settings))
 
 
 def _web_schemes(settings: Settings) -> tuple[str, ...]:
@@ -137,7 +140,8 @@ def _locking_doubts(settings: Settings) -> Iterator[str]:
 
 def _listener_doubts(settings: Settings) -> Iterator[str]:
     policy, proves = settings.policy, _proves(settings)
-    for daemon, endpoints, scheme in (("tcpd", settings.tcpd, "tcp"), ("tlsd", settings.tlsd, "tls")):
+    listeners = (("tcpd", settings.tcpd, "tcp"), ("tlsd", settings.tlsd, "tls"), ("udpd", settings.udpd, "udp"))
+    for daemon, endpoints, scheme in listeners:
         if endpoints and not lets_in(policy, (scheme,), proves=proves if scheme == "tls" else ()):
             yield f"{daemon} listens, and no rule lets anyone in: --allow in SERVICE PEER"
     if settings.webipcd:
@@ -150,7 +154,7 @@ def _listener_doubts(settings: Settings) -> Iterator[str]:
             if not lets_in(policy, (scheme,), name, proves=proves if scheme == "tls" else ()):
                 yield f"{name} is published, and no rule lets anyone in: --allow in {name} PEER"
     if not _listens(settings) and any(rule.direction is Direction.IN for rule in policy.rules):
-        yield "there are rules for callers, and nothing listens for them: --tcpd PORT, --tlsd PORT, --webipcd PORT"
+        yield "there are rules for callers, and nothing listens for them: --tcpd, --tlsd, --udpd, --webipcd"
     if policy.defaults[Direction.IN]:
         yield "default in=allow lets everybody reach every local service that no rule denies"
 

@@ -63,6 +63,7 @@ class Options(usage.Options):
         self._tcpd: list[str] = []
         self._tlsd: list[str] = []
         self._webipcd: list[WebListener] = []
+        self._udpd: list[str] = []
         self._publish: list[tuple[str, str]] = []
         self._dialects: tuple[str, ...] = ()
         self._handover: Mode | None = None
@@ -147,6 +148,10 @@ class Options(usage.Options):
     def opt_webipcd(self, value: str) -> None:
         """Listen for browsers: PORT, HOST:PORT or an endpoint string of tcp, tcp6, unix or systemd; tls: in front"""
         self._webipcd.append(_taken("--webipcd", values.web_listener, value))
+
+    def opt_udpd(self, value: str) -> None:
+        """Listen for callers' datagrams: PORT, HOST:PORT or udp:PORT:interface=ADDRESS; loopback without a host"""
+        self._udpd.append(_taken("--udpd", values.datagram_listener, value))
 
     def opt_publish(self, value: str) -> None:
         """SERVICE ENDPOINT: a plain listener for one service, without handshake; the rules decide"""
@@ -247,6 +252,7 @@ class Options(usage.Options):
             publish=tuple(self._publish),
             tlsd=tuple(self._tlsd),
             webipcd=tuple(self._webipcd),
+            udpd=tuple(self._udpd),
             parts=frozenset(self._parts),
             broker_uids=frozenset(self._broker_uids),
             service_uids=frozenset(self._service_uids),

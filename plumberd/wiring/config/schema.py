@@ -45,6 +45,7 @@ Uid = NewType("Uid", int)
 Verdict = NewType("Verdict", bool)
 Listener = NewType("Listener", str)
 PlainListener = NewType("PlainListener", str)
+DatagramListener = NewType("DatagramListener", str)
 ServiceName = NewType("ServiceName", str)
 FramingName = NewType("FramingName", str)
 ProxyVersion = NewType("ProxyVersion", str)
@@ -92,6 +93,7 @@ class Listen:
     tcpd: list[Listener] = field(default_factory=list)
     publish: dict[ServiceName, list[Listener]] = field(default_factory=dict)
     tlsd: list[PlainListener] = field(default_factory=list)
+    udpd: list[DatagramListener] = field(default_factory=list)
     publish_tls: dict[ServiceName, list[PlainListener]] = field(default_factory=dict)
     webipcd: list[WebListener] = field(default_factory=list)
 
@@ -242,6 +244,7 @@ def _converter(accounts: Accounts) -> Converter:
         WebListener: values.web_listener,
         Place: values.host,
         Origin: values.origin,
+        DatagramListener: values.datagram_listener,
         ClientCertificates: values.client_certificates,
         PeerName: values.peer_name,
         KeyName: check_identity,

@@ -17,10 +17,10 @@ from plumberd.pure.policy.subject import Condition
 from plumberd.pure.tls import PeerSettings, TlsSettings
 from plumberd.pure.web_safety import WebSettings
 
-PARTS = ("broker", "tcpd", "tlsd", "webipcd")
+PARTS = ("broker", "tcpd", "tlsd", "udpd", "webipcd")
 """What ``--part`` may say."""
 
-SCHEMES_OF = {"tcpd": ("tcp",), "tlsd": ("tls",), "webipcd": ("ws", "wss")}
+SCHEMES_OF = {"tcpd": ("tcp",), "tlsd": ("tls",), "udpd": ("udp",), "webipcd": ("ws", "wss")}
 """The schemes that each part carries."""
 
 
@@ -77,6 +77,7 @@ class CommandLine:
     publish: tuple[tuple[str, str], ...] = ()
     tlsd: tuple[str, ...] = ()
     webipcd: tuple[WebListener, ...] = ()
+    udpd: tuple[str, ...] = ()
     parts: frozenset[str] = frozenset()
     broker_uids: frozenset[int] = frozenset()
     service_uids: frozenset[int] = frozenset()
@@ -101,6 +102,7 @@ class Settings:
     :ivar tcpd: server endpoint strings to listen on for the handshake.
     :ivar publish: services with the server endpoint strings of their plain listeners.
     :ivar tlsd: the same for the handshake inside TLS.
+    :ivar udpd: where callers' datagrams are taken, each as ``udp:PORT:interface=ADDRESS``.
     :ivar publish_tls: services with the endpoint strings of their plain listeners inside TLS.
     :ivar webipcd: endpoints to listen on for browsers, and whatever else opens WebSockets.
     :ivar web: what those may ask.
@@ -134,6 +136,7 @@ class Settings:
     tcpd: tuple[str, ...] = ()
     publish: tuple[tuple[str, str], ...] = ()
     tlsd: tuple[str, ...] = ()
+    udpd: tuple[str, ...] = ()
     publish_tls: tuple[tuple[str, str], ...] = ()
     webipcd: tuple[WebListener, ...] = ()
     web: WebSettings = field(default_factory=WebSettings)

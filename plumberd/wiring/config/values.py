@@ -25,7 +25,12 @@ from plumberd.pure.uri import FRAMINGS, Uri
 from plumberd.pure.web_safety import Network, Origin, Place, WebError, parse_origin, parse_place, parse_proxy
 from plumberd.wiring.config.mistakes import ValueMistake, unwanted
 from plumberd.wiring.config.settings import PARTS, Group, WebListener
-from plumberd.wiring.inbound.listening import EndpointError, full_description, is_plain
+from plumberd.wiring.inbound.listening import (
+    EndpointError,
+    full_datagram_description,
+    full_description,
+    is_plain,
+)
 
 _client_from_string: Callable[[Any, str], object] = endpoints.clientFromString
 
@@ -146,6 +151,14 @@ def listener(text: str) -> str:
     except EndpointError as e:
         if "@" in text:  # a URI with a password in the wrong place
             raise unwanted(text, "PORT, HOST:PORT or a Twisted server endpoint string") from None
+        raise ValueMistake(str(e)) from None
+
+
+def datagram_listener(text: str) -> str:
+    """Return what is listened on for datagrams, for it or for its short form."""
+    try:
+        return full_datagram_description(text)
+    except EndpointError as e:
         raise ValueMistake(str(e)) from None
 
 

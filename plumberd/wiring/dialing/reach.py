@@ -13,13 +13,17 @@ from typing import Protocol
 
 from plumberd.effects import kernel
 from plumberd.effects.call import SchemeCall, TcpCall
+from plumberd.effects.datagram_relay import DatagramRelay
 from plumberd.effects.dial_tcp import Owner, TcpDial, new_socket
 from plumberd.effects.dial_unix import UnixDial
 from plumberd.effects.endpoint_relay import Half
+from plumberd.effects.messages import MessageEnd, bound_packets, message_pair
 from plumberd.effects.relay import Relay
 from plumberd.effects.tls_pumps import make_tls_pumps
 from plumberd.effects.tls_wire import Wire
-from plumberd.pure.carry import carry, carry_tls
+from plumberd.effects.udp import new_socket as new_udp_socket
+from plumberd.framing import Framing
+from plumberd.pure.carry import carry, carry_messages, carry_tls
 from plumberd.pure.modes import Mode
 from plumberd.pure.policy.peer import Destination
 from plumberd.pure.policy.route import Endpoint
@@ -31,11 +35,13 @@ from plumberd.wiring.clients.registrations import Offer, Registration, told_of
 from plumberd.wiring.core import Core
 from plumberd.wiring.dialing.endpoint_dial import EndpointDial
 from plumberd.wiring.dialing.tls_dial import TlsDial
+from plumberd.wiring.dialing.udp_carry import Reached as UdpReached
+from plumberd.wiring.dialing.udp_carry import UdpCarry
 
-SERVED = ("tcp", "tls", "unix")
+SERVED = ("tcp", "tls", "udp", "unix")
 """The schemes that something here carries; others are ``not-possible``."""
 
-CARRY_MESSAGES: tuple[str, ...] = ()
+CARRY_MESSAGES = ("udp",)
 """Those of them that carry messages: what they reach fits the shape that is asked for."""
 
 
@@ -76,6 +82,7 @@ class Reached:
     :ivar wire: TLS on the socket, for who carries it by itself.
     :ivar told: whether the service there has been told already who it is connected to.
     :ivar fits: whether it is the end already that the traveller's shape asks for, so that nothing is put before it.
+    :ivar message_bytes: the longest message that goes through, where that is known.
     """
 
     sock: socket.socket
@@ -83,6 +90,7 @@ class Reached:
     wire: Wire | None = None
     told: bool = False
     fits: bool = False
+    message_bytes: int = 0
 
 
 class _Step(Protocol):
@@ -97,8 +105,8 @@ def carrier_of(core: Core | None, target: Uri | Endpoint, addresses: tuple[IPAdd
     """
     if isinstance(target, Endpoint):
         return "an administrator's endpoint"
-    if target.scheme == "tls" and not (core and core.settings.asks_scheme_daemon("tls")):
-        return "tls"
+    if target.scheme in ("tls", *CARRY_MESSAGES) and not (core and core.settings.asks_scheme_daemon(target.scheme)):
+        return target.scheme
     return "the scheme daemon's process" if core and _for_scheme_daemon(core, target, addresses) else ""
 
 
@@ -158,6 +166,8 @@ class Reach:
         self._ruled = ruled
         self._step: _Step | None = None
         self._sock: socket.socket | None = None
+        self._theirs: socket.socket | None = None
+        """The client's own end, while another process is asked to carry ours."""
         self._address: IPAddress | None = None
 
     def start(self) -> None:
@@ -181,11 +191,16 @@ class Reach:
         elif daemon_address := _for_scheme_daemon(self._core, target, self._addresses):
             self._sock = self._core.services.dial_scheme(target.scheme)
             self._mark("connect")
+            if target.scheme in CARRY_MESSAGES:
+                self._have_messages_carried(target, daemon_address)
+                return
             if target.scheme == "tls":
                 question = carry_tls(target, daemon_address, ruled=self._ruled)
             else:
                 question = carry(Uri(target.scheme, str(daemon_address), target.port, target.service))
             self._go(SchemeCall(self._core.poll, self._sock, question, self._answered))
+        elif target.scheme == "udp":
+            self._carry_messages(target)
         else:
             addresses, owner, make = self._addresses, traveller.owner, self._new_socket
             poll, clock = self._core.poll, self._core.reactor
@@ -196,16 +211,97 @@ class Reach:
         step, self._step = self._step, None
         if step is not None:
             step.cancel()
-        sock, self._sock = self._sock, None
-        if sock is not None:
-            sock.close()
+        for sock in (self._sock, self._theirs):
+            if sock is not None:
+                sock.close()
+        self._sock = self._theirs = None
 
     def _new_socket(self, family: int) -> socket.socket:
         """Make a socket as who it is for, where this process may: the host's rules for that user hold for it then."""
+        return self._made_as_client(new_socket, family)
+
+    def _new_udp_socket(self, family: int) -> socket.socket:
+        return self._made_as_client(new_udp_socket, family)
+
+    def _made_as_client(self, make: Callable[[int], socket.socket], family: int) -> socket.socket:
         who, actas = self._traveller.who, self._core.services.actas
         if who is None or self._traveller.owner is None or not actas.can_switch:
-            return new_socket(family)
-        return actas.call(who, lambda: new_socket(family))
+            return make(family)
+        return actas.call(who, lambda: make(family))
+
+    def _carry_messages(self, target: Uri) -> None:
+        """Make the client's own pair, and carry what goes through it.
+
+        :raises Refused: ``busy``, or where it cannot be carried at all.
+        """
+        traveller = self._traveller
+        ours, theirs = self._message_pair()
+        self._sock = theirs
+        framing = traveller.shape.framing_for(target)
+        near = MessageEnd(ours, framing, framed=traveller.framed)
+
+        def reached(result: UdpReached | Refused) -> None:
+            self._step = None
+            self._mark("connect" if target.service is None else "handshake")
+            sock, self._sock = self._sock, None
+            assert sock is not None
+            if isinstance(result, Refused):
+                sock.close()
+                self._done(result)
+                return
+            bound_packets(sock, result.message_bytes + Framing(framing).header_bytes)
+            self._done(Reached(sock, result.address, fits=True, message_bytes=result.message_bytes))
+
+        carry = UdpCarry(
+            self._core,
+            target,
+            self._addresses,
+            near,
+            traveller.account,
+            traveller.owner,
+            self._new_udp_socket,
+            reached,
+            self._datagrams_ended,
+        )
+        self._go(carry)
+
+    def _have_messages_carried(self, target: Uri, address: IPAddress) -> None:
+        """Give our end of the client's pair to the scheme daemon of another process, which carries from then on.
+
+        :raises Refused: ``busy``.
+        """
+        assert self._sock is not None
+        shape, framed = self._traveller.shape, self._traveller.framed
+        ours, theirs = self._message_pair()
+
+        def answered(result: Refused | None) -> None:
+            self._step = None
+            self._mark("handshake")
+            asked, self._sock = self._sock, None
+            assert asked is not None
+            asked.close()
+            self._theirs = None
+            if result is None:
+                self._done(Reached(theirs, address, fits=True))
+            else:
+                theirs.close()
+                self._done(result)
+
+        question = carry_messages(target, address, shape.framing_for(target), framed=framed)
+        call = SchemeCall(self._core.poll, self._sock, question, answered)
+        call.send_along(ours)
+        self._theirs = theirs
+        self._go(call)
+
+    def _message_pair(self) -> tuple[socket.socket, socket.socket]:
+        try:
+            return message_pair(self._traveller.shape)
+        except OSError as e:
+            raise Refused(Refusal.BUSY, f"no descriptors for a relay: {e.strerror}") from None
+
+    def _datagrams_ended(self, relay: DatagramRelay) -> None:
+        if self._traveller.ended is not None:
+            self._traveller.ended(relay.ending, relay.up, relay.down)
 
     def _offer(self, registration: Registration) -> None:
         """Connect to a service that listens on nothing: one end of a new pair is its own.
@@ -310,7 +406,7 @@ def _for_scheme_daemon(core: Core, uri: Uri, addresses: tuple[IPAddress, ...]) -
     """Return the address to tell another process's scheme daemon; what does not fit its one form we dial ourselves."""
     if not core.settings.asks_scheme_daemon(uri.scheme):
         return None
-    if uri.scheme == "tls":
+    if uri.scheme in ("tls", *CARRY_MESSAGES):
         return next(iter(addresses), None)
     if uri.service is None:
         return None

@@ -28,6 +28,7 @@ from plumberd.pure.policy.peer import Destination
 from plumberd.pure.policy.route import Way, find_way
 from plumberd.pure.proxy_header import End
 from plumberd.pure.refusals import Refusal, Refused
+from plumberd.pure.shape import Shape
 from plumberd.pure.uri import IPAddress
 from plumberd.pure.who import RemoteWho
 from plumberd.wiring.clients.registrations import Offer, Registration, told_of
@@ -41,6 +42,9 @@ REFUSAL_SECONDS = 0.05
 
 SERVICE_FRAMING = "libipc-2019"
 """A service with packets speaks the older generations' messages, which cut the stream."""
+
+MESSAGE_FRAMING = "libipc-zig"
+"""How messages look on a stream, here or onward, where a scheme carries messages and nobody says it."""
 
 _NO_PAIRS = Pairs()
 
@@ -203,6 +207,11 @@ class Inbound(ABC):
     def close(self) -> None:
         """Close the connection as it is. Idempotent."""
 
+    @property
+    def shape(self) -> Shape:
+        """What its own end is like, for a way onward that carries messages: a stream of them."""
+        return Shape(framing=self.core.settings.framings.get(self._service, MESSAGE_FRAMING))
+
     def here(self) -> End | None:
         """Return where the caller came in, where that has an address."""
         return None
@@ -221,7 +230,7 @@ class Inbound(ABC):
         registration = self.core.registrations.find(way.local_service)
         if registration is not None and self.offer(registration):
             return
-        traveller = Traveller(self._account, caller=self.who, rule=self.rule, hops=self.hops + 1)
+        traveller = Traveller(self._account, shape=self.shape, caller=self.who, rule=self.rule, hops=self.hops + 1)
         self._approach = approach = Approach(
             self.core,
             name,

@@ -26,6 +26,10 @@ PLAIN = ("tcp", "tcp6", "unix", "systemd")
 _SHORT = re.compile(r"(?:(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9-]*\.[A-Za-z0-9.-]*|localhost):)?(?P<port>[0-9]+)\Z")
 """A host has a dot or brackets: ``tcp:9000`` is an endpoint string."""
 
+_DATAGRAMS = re.compile(r"udp:(?P<port>[0-9]+)(?::interface=(?P<host>(?:[0-9A-Za-z.-]|\\:)+))?\Z")
+
+_WANTED_DATAGRAMS = "wanted PORT, HOST:PORT or udp:PORT:interface=ADDRESS"
+
 _PORT = re.compile(r"(?<=:)(?:port=)?([0-9]+)(?=:|\Z)")
 
 
@@ -58,6 +62,42 @@ def full_description(text: str) -> str:
 
 
 _WANTED = "wanted PORT, HOST:PORT or a Twisted server endpoint string such as tcp:9000:interface=127.0.0.1"
+
+
+def full_datagram_description(text: str) -> str:
+    """Return what is listened on for datagrams, ``udp:PORT:interface=ADDRESS``, for that, ``PORT`` or ``HOST:PORT``.
+
+    No host is loopback. Twisted has no endpoint strings of this kind.
+
+    :raises EndpointError: it is none of these.
+    """
+    short = _SHORT.match(text)
+    if short is None:
+        host, port = parse_datagram_description(text)
+    else:
+        host, port = short["host"] or "127.0.0.1", int(short["port"])
+        _check_port(text, port)
+    host = "127.0.0.1" if host == "localhost" else host.strip("[]")
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        raise EndpointError(f"{text!r}: {host!r} is no address to listen on; {_WANTED_DATAGRAMS}") from None
+    if address.is_multicast:
+        raise EndpointError(f"{text!r}: {host} is a multicast address; {_WANTED_DATAGRAMS}")
+    return f"udp:{port}:interface={_quote(str(address))}"
+
+
+def parse_datagram_description(description: str) -> tuple[str, int]:
+    """Return host and port of ``udp:PORT[:interface=ADDRESS]``.
+
+    :raises EndpointError: it is something else.
+    """
+    found = _DATAGRAMS.match(description)
+    if found is None:
+        raise EndpointError(f"{description!r}: {_WANTED_DATAGRAMS}")
+    port = int(found["port"])
+    _check_port(description, port, zero=True)
+    return (found["host"] or "127.0.0.1").replace("\\:", ":"), port
 
 
 def is_plain(description: str) -> bool:

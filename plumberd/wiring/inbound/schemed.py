@@ -1,4 +1,4 @@
-"""A scheme daemon's socket, ``<run directory>/tcp`` or ``/tls``: a broker of another process asks, we carry.
+"""A scheme daemon's socket, ``<run directory>/tcp``, ``/tls`` or ``/udp``: a broker of another process asks, we carry.
 
 It answers root, our own user and configured users only: who may ask here may
 dial anything, for the broker has decided already.
@@ -9,27 +9,37 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 from typing import Protocol
 
 from plumberd.effects import kernel
 from plumberd.effects.accept import Acceptor
 from plumberd.effects.audit import Outcome
 from plumberd.effects.credentials import UNTOLD, Sender, maker_of
+from plumberd.effects.datagram_relay import DatagramRelay
+from plumberd.effects.messages import MessageEnd
 from plumberd.effects.poll import ERR, HUP
 from plumberd.effects.pumps import Pump
 from plumberd.effects.relay import Relay
 from plumberd.effects.rundir import BoundSocket, bind_socket
 from plumberd.effects.tls_pumps import make_tls_pumps
 from plumberd.effects.tls_wire import Wire
+from plumberd.effects.udp import new_socket
 from plumberd.pure.address import unmapped
-from plumberd.pure.carry import CarryRequest, no, ok, parse_carried
+from plumberd.pure.carry import Carried, CarryRequest, no, ok, parse_carried
 from plumberd.pure.policy.route import parse_target_uri
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import IPAddress, Uri
 from plumberd.wiring.core import Core
-from plumberd.wiring.dialing.reach import Reach, Reached, Traveller
+from plumberd.wiring.dialing.reach import CARRY_MESSAGES, Reach, Reached, Traveller
+from plumberd.wiring.dialing.udp_carry import Reached as UdpReached
+from plumberd.wiring.dialing.udp_carry import UdpCarry
 
 READ_BYTES = 8192
+
+_FD = struct.Struct("i")
+_ANCILLARY_BYTES = socket.CMSG_SPACE(12) + socket.CMSG_SPACE(4 * _FD.size)
+"""Room for the sender's credentials, and for some descriptors; the kernel closes what does not fit."""
 
 
 class _Step(Protocol):
@@ -53,6 +63,8 @@ class SchemeDaemon:
         """
         settings = self.core.settings
         self._bound = bind_socket(settings.rundir, self.scheme, settings.gid)
+        if self.scheme in CARRY_MESSAGES:  # the end that has them comes along
+            kernel.take_descriptors(self._bound.sock, wanted=True)
         self.core.own.add(self._bound.identity)
 
     def start(self) -> None:
@@ -110,6 +122,9 @@ class Carriage:
         self._step: _Step | None = None
         self._far: socket.socket | None = None
         self._wire: Wire | None = None
+        self._end: socket.socket | None = None
+        """Of a client's pair, whose messages are to be carried."""
+        self._asked = Carried("")
         self._answering = False
         self._began = self._core.reactor.seconds()
 
@@ -126,6 +141,9 @@ class Carriage:
         if self._far is not None:
             self._far.close()
             self._far = None
+        if self._end is not None:
+            self._end.close()
+            self._end = None
         if self._sock.fileno() >= 0:
             self._core.poll.forget(self._sock.fileno())
             self._sock.close()
@@ -141,7 +159,7 @@ class Carriage:
     def _read(self) -> None:
         try:
             while self._uri is None:
-                data = self._sock.recv(READ_BYTES)
+                data = self._receive()
                 if not data:
                     self.drop()
                     return
@@ -155,8 +173,21 @@ class Carriage:
         except OSError:
             self.drop()
 
+    def _receive(self) -> bytes:
+        """Read; keep the first end that comes along, where that has messages to be carried, and close all else."""
+        data, ancillary, _, _ = self._sock.recvmsg(READ_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+        for level, kind, packed in ancillary:
+            if (level, kind) != (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                continue  # who has sent it, which is not asked for here
+            for (fd,) in _FD.iter_unpack(packed[: len(packed) // _FD.size * _FD.size]):
+                if self._end is None and self._daemon.scheme in CARRY_MESSAGES:
+                    self._end = _as_end(fd)
+                else:
+                    os.close(fd)
+        return data
+
     def _dial(self, text: str) -> None:
-        asked = parse_carried(text)
+        asked = self._asked = parse_carried(text)
         uri = self._uri = parse_target_uri(asked.text)
         self._core.patience.cancel(self)
         self._core.connect_deadline.set(self, self._too_slow)
@@ -178,9 +209,39 @@ class Carriage:
             self._refuse(answer)
             return
         assert self._uri is not None
+        if self._uri.scheme in CARRY_MESSAGES:
+            try:
+                self._carry_messages(self._uri, answer)
+            except Refused as e:
+                self._refuse(e)
+            return
         reach = Reach(self._core, self._uri, answer, Traveller(self._account, carries=True), self._reached, _unmarked)
         self._step = reach
         reach.start()
+
+    def _carry_messages(self, uri: Uri, addresses: tuple[IPAddress, ...]) -> None:
+        """Carry those of the end that has come along.
+
+        :raises Refused: there is none, or it cannot be carried.
+        """
+        end, self._end = self._end, None
+        if end is None or not self._asked.framing:
+            raise Refused(Refusal.BAD_REQUEST, "wanted a socket with the messages to carry, and how they look")
+        near = MessageEnd(end, self._asked.framing, framed=self._asked.framed)
+        self._step = step = UdpCarry(
+            self._core, uri, addresses, near, self._account, None, new_socket, self._messages_reached, self._carried
+        )
+        step.start()
+
+    def _messages_reached(self, result: UdpReached | Refused) -> None:
+        self._step = None
+        if isinstance(result, Refused):
+            self._refuse(result)
+            return
+        self._note("granted", "")
+        with contextlib.suppress(OSError):  # where the broker is gone, so is the client's end
+            self._sock.send(ok())
+        self.drop()
 
     def _reached(self, result: Reached | Refused) -> None:
         self._step = None
@@ -224,8 +285,9 @@ class Carriage:
         self._core.relays.add(relay)
         relay.start()
 
-    def _carried(self, relay: Relay) -> None:
-        self._core.end_relay(self._account, relay)
+    def _carried(self, relay: Relay | DatagramRelay) -> None:
+        if isinstance(relay, Relay):  # the other has given its place back
+            self._core.end_relay(self._account, relay)
         self._note("ended", relay.ending, relay.up, relay.down)
 
     def _refuse(self, refused: Refused) -> None:
@@ -267,6 +329,19 @@ class Carriage:
                 down=down,
             )
         )
+
+
+def _as_end(fd: int) -> socket.socket | None:
+    """Return the end of a UNIX pair that *fd* is; what is none is closed."""
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError:
+        os.close(fd)
+        return None
+    if sock.family == socket.AF_UNIX:
+        return sock
+    sock.close()
+    return None
 
 
 def _unmarked(step: str) -> None:

@@ -33,6 +33,7 @@ from plumberd.wiring.inbound.inbound_tls import TlsInbound
 from plumberd.wiring.inbound.inbound_transport import TransportInbound
 from plumberd.wiring.inbound.inbound_web import WebInbound
 from plumberd.wiring.inbound.listening import is_plain, raw_socket, server_from_string
+from plumberd.wiring.inbound.udpd import UdpListening
 
 WEB_ALPN = ("http/1.1",)
 """What browsers offer for WebSockets; of HTTP/2 none is spoken here."""
@@ -49,12 +50,14 @@ class Wanted:
     :ivar published: the one service of a plain listener, whose callers name none.
     :ivar tls: whether all of it is inside TLS.
     :ivar web: whether callers speak HTTP, and want WebSockets.
+    :ivar datagrams: whether it is for datagrams.
     """
 
     description: str
     published: str | None = None
     tls: bool = False
     web: bool = False
+    datagrams: bool = False
 
     def __str__(self) -> str:
         """As the option says it, or the key."""
@@ -62,6 +65,8 @@ class Wanted:
             return f"{'listen.publish_tls.' if self.tls else '--publish '}{self.published} {self.description}"
         if self.web:
             return f"--webipcd {'tls:' if self.tls else ''}{self.description}"
+        if self.datagrams:
+            return f"--udpd {self.description}"
         return f"{'--tlsd' if self.tls else '--tcpd'} {self.description}"
 
 
@@ -73,6 +78,7 @@ def wanted_by(settings: Settings) -> list[Wanted]:
         *(Wanted(description, None, True) for description in settings.tlsd),
         *(Wanted(description, name, True) for name, description in settings.publish_tls),
         *(Wanted(one.description, None, one.tls, True) for one in settings.webipcd),
+        *(Wanted(description, datagrams=True) for description in settings.udpd),
     ]
 
 
@@ -91,14 +97,26 @@ class _Listening:
         return Deferred.fromCoroutine(_stop(self.port))
 
 
+@dataclass
+class _ListeningForDatagrams:
+    wanted: Wanted
+    udp: UdpListening
+
+    def stop(self) -> Deferred[Any]:
+        """Let nobody in any more; who is in goes on."""
+        return self.udp.stop()
+
+
 class Tcpd:
-    """Listens for the handshake on any server endpoint."""
+    """Listens for the handshake on any server endpoint, and for datagrams."""
 
     def __init__(self, core: Core) -> None:
         self.core = core
         self.callers = Callers(core)
         core.is_here = self._is_here
-        self._listening: list[_Listening] = []
+        self._listening: list[_Listening | _ListeningForDatagrams] = []
+        self._retired: list[_ListeningForDatagrams] = []
+        """Those with sessions that go on."""
         self._wanted: list[Wanted] = []
 
     @property
@@ -109,13 +127,16 @@ class Tcpd:
     @property
     def ports(self) -> tuple[IListeningPort, ...]:
         """The ports that are listened on."""
-        return tuple(listening.port for listening in self._listening)
+        return tuple(listening.port for listening in self._listening if isinstance(listening, _Listening))
 
     @property
     def addresses(self) -> list[str]:
         """Where it listens, for people."""
         found = []
         for listening in self._listening:
+            if isinstance(listening, _ListeningForDatagrams):
+                found.append(str(listening.udp))
+                continue
             name = listening.wanted.published
             daemon = "webipcd" if listening.wanted.web else "tlsd" if listening.wanted.tls else "tcpd"
             inside = " inside TLS" if listening.wanted.tls else ""
@@ -124,6 +145,11 @@ class Tcpd:
                 what += inside
             found.append(f"{what} on {_show(listening.port.getHost())}")
         return found
+
+    @property
+    def datagram_ports(self) -> tuple[UdpListening, ...]:
+        """Where datagrams are listened for."""
+        return tuple(one.udp for one in self._listening if isinstance(one, _ListeningForDatagrams))
 
     def listen(self, wanted: Wanted) -> Deferred[None]:
         """Listen on one endpoint; accepting begins at once.
@@ -181,7 +207,7 @@ class Tcpd:
         """Take the limits that are in force now, and what TLS proves and believes; who is in TLS already stays."""
         self.callers.reconfigure()
         for listening in self._listening:
-            if listening.wanted.tls:
+            if isinstance(listening, _Listening) and listening.wanted.tls:
                 listening.inward = self._inward(listening.wanted)
 
     def stop(self) -> list[Deferred[Any]]:
@@ -192,6 +218,9 @@ class Tcpd:
         return closing
 
     def _begin(self, wanted: Wanted, late: Callable[[Wanted, Failure], None]) -> None:
+        if wanted.datagrams:
+            self._begin_datagrams(wanted)
+            return
         failures: list[Failure] = []
         if (wanted.tls or wanted.web) and not is_plain(wanted.description):
             raise ListenError(f"{wanted}: here only endpoints with a socket of their own: tcp, tcp6, unix, systemd")
@@ -203,10 +232,26 @@ class Tcpd:
             raise ListenError(f"{wanted}: {failures[0].getErrorMessage()}")
         listening.addCallback(lambda _: late(wanted, failures[0]) if failures else None)
 
-    def _stop_all(self, which: Sequence[_Listening]) -> list[Deferred[Any]]:
+    def _begin_datagrams(self, wanted: Wanted) -> None:
+        self._retired = [one for one in self._retired if not one.udp.is_closed]
+        for one in self._retired:
+            if one.wanted == wanted:  # its sessions keep the port
+                self._retired.remove(one)
+                one.udp.revive()
+                self._listening.append(one)
+                return
+        try:
+            udp = UdpListening(self.callers, wanted.description)
+        except OSError as e:
+            raise ListenError(f"{wanted}: {e.strerror or e}") from None
+        self._listening.append(_ListeningForDatagrams(wanted, udp))
+
+    def _stop_all(self, which: Sequence[_Listening | _ListeningForDatagrams]) -> list[Deferred[Any]]:
         for listening in which:
             self._listening.remove(listening)
-        return [listening.stop().addCallback(self._forget, listening.identity) for listening in which]
+            if isinstance(listening, _ListeningForDatagrams):
+                self._retired.append(listening)
+        return [listening.stop().addCallback(self._forget, getattr(listening, "identity", None)) for listening in which]
 
     def _forget(self, _: object, own: tuple[int, int] | None) -> None:
         """The socket is gone, and the next one with its inode is another's."""
@@ -216,6 +261,10 @@ class Tcpd:
     def _is_here(self, address: IPAddress, port: int) -> bool:
         """Tell whether callers are listened for at that address and port."""
         for listening in self._listening:
+            if isinstance(listening, _ListeningForDatagrams):
+                if listening.udp.is_here(address, port):
+                    return True
+                continue
             host: Any = listening.port.getHost()
             if getattr(host, "port", None) == port:
                 here = ipaddress.ip_address(host.host)

@@ -66,6 +66,7 @@ def about_everything(core: Core, broker: _Broker) -> dict[str, Any]:
         "tcpd": list(settings.tcpd),
         "publish": [f"{name} on {endpoint}" for name, endpoint in settings.publish],
         "tlsd": list(settings.tlsd),
+        "udpd": list(settings.udpd),
         "publish_tls": [f"{name} on {endpoint}" for name, endpoint in settings.publish_tls],
         "webipcd": [str(one) for one in settings.webipcd],
         "expiring": [str(one) for one in expiring(settings.tls, settings.peers, time.time())],
@@ -89,4 +90,5 @@ def about_everything(core: Core, broker: _Broker) -> dict[str, Any]:
             "relays": len(core.relays),
         },
         "counts": dict(core.audit.counts),
+        "datagrams": core.datagrams.told(core.relays),
     }

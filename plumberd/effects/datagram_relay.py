@@ -1,0 +1,295 @@
+"""Carry messages between a program's end and datagrams, one message a datagram, until one side has ended.
+
+What holds:
+
+- Nothing is sent again, put in order or fragmented. What is too long for the path
+  is not sent, and counted; so is what a program was too slow to read.
+- A program that sends faster than the network takes is slowed.
+- A program that sends no more can still receive; when it has closed, it is over.
+- Where nothing went either way for the idle time, it is over.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from plumberd.effects.messages import MessageEnd
+from plumberd.effects.poll import ERR, HUP, OUT, Poll
+from plumberd.framing import FramingError
+from plumberd.pure.datagrams import Counts
+
+BATCH = 64
+"""Messages of one side before they are passed on together, and before the other side has its turn."""
+
+A_TURN = 4
+"""Batches before other connections have theirs."""
+
+DRAIN_SECONDS = 30.0
+"""How long what the far side sent before its end waits for a program that does not read."""
+
+
+class Far(ABC):
+    """The datagrams' side. The relay closes it.
+
+    :ivar counts: what became of the messages.
+    """
+
+    def __init__(self) -> None:
+        self.counts = Counts()
+        self.relay: DatagramRelay | None = None
+
+    @property
+    @abstractmethod
+    def limit_bytes(self) -> int:
+        """The longest message that goes through, as far as is known."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Begin to give the relay what comes: :meth:`DatagramRelay.received` and the rest."""
+
+    @abstractmethod
+    def send(self, messages: list[bytes]) -> int:
+        """Send them in order; return how many are done with: fewer where :meth:`DatagramRelay.resume` tells of room.
+
+        :raises OSError: the far side takes nothing any more.
+        """
+
+    def read_on(self) -> None:  # noqa: B027 - a hook: who shares a socket with others cannot wait
+        """The program has room again for what comes."""
+
+    def end(self) -> None:  # noqa: B027 - a hook: without a session nobody is told
+        """The program sends no more."""
+
+    @abstractmethod
+    def close(self, *, tell: bool) -> None:
+        """It is over; *tell* the far side, where that can be told. Idempotent."""
+
+
+class DatagramRelay:
+    """Owns both sides until it is done, then has closed both.
+
+    :ivar up, down: bytes of messages from the program to the far side and back.
+    :ivar ending: how it ended, for the log.
+    """
+
+    def __init__(
+        self,
+        poll: Poll,
+        clock: IReactorTime,
+        near: MessageEnd,
+        far: Far,
+        idle_seconds: float,
+        done: Callable[[DatagramRelay], None],
+        *,
+        too_large: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Prepare.
+
+        :param done: told once, when both sides are closed.
+        :param too_large: told of the first message that does not fit, its bytes and the limit.
+        """
+        self._poll = poll
+        self._clock = clock
+        self._near = near
+        self.far = far
+        far.relay = self
+        self._idle_seconds = idle_seconds
+        self._done: Callable[[DatagramRelay], None] | None = done
+        self._too_large = too_large
+        self._pending: list[bytes] = []
+        self._again = False
+        self._hung_up = False
+        self._told_end = False
+        self._far_ended = False
+        self._closing = ""
+        self._active = clock.seconds()
+        self._timer: IDelayedCall | None = None
+        self.up = self.down = 0
+        self.ending = ""
+
+    @property
+    def counts(self) -> Counts:
+        """What became of the messages so far."""
+        counts = self.far.counts
+        counts.dropped += self._near.dropped
+        self._near.dropped = 0
+        return counts
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the program has taken all that came."""
+        return not self._near.holds
+
+    def start(self) -> None:
+        """Begin."""
+        self._timer = self._clock.callLater(self._idle_seconds, self._look)
+        try:
+            self._poll.watch(self._near.sock.fileno(), self._ready)
+            self.far.start()
+        except OSError as e:
+            self._finish(os.strerror(e.errno or 0), tell=True)
+
+    def abort(self) -> None:
+        """End now."""
+        self._finish("aborted", tell=True)
+
+    # -- what the far side tells
+
+    def received(self, messages: list[bytes]) -> None:
+        """These have come, in this order."""
+        if self._closing or self._far_ended or self._done is None:
+            return
+        self._active = self._clock.seconds()
+        self.down += sum(map(len, messages))
+        try:
+            self._near.write(messages)
+        except OSError:
+            self._finish("closed by left", tell=True)
+
+    def resume(self) -> None:
+        """There is room for more."""
+        if self._done is not None:
+            self._from_near()
+
+    def far_ended(self) -> None:
+        """The far side sends no more."""
+        if not self._far_ended and self._done is not None:
+            self._far_ended = True
+            self._pass_end()
+
+    def far_closed(self, ending: str) -> None:
+        """It is over there; what it sent before still reaches the program."""
+        if self._closing or self._done is None:
+            return
+        self._closing = ending
+        if not self._near.holds:
+            self._finish(ending, tell=False)
+            return
+        self._stop_timer()
+        self._timer = self._clock.callLater(DRAIN_SECONDS, self._finish, ending, tell=False)
+
+    def too_large(self, size: int, limit: int) -> None:
+        """A message did not fit; the first one is told of."""
+        told, self._too_large = self._too_large, None
+        self.far.counts.too_large += 1
+        if told is not None:
+            told(size, limit)
+
+    # -- the program's side
+
+    def _ready(self, events: int) -> None:
+        if events & HUP or events & ERR:
+            self._hung_up = True
+        if events & OUT and self._near.holds:
+            self._flush()
+        if events & ~OUT and self._done is not None:
+            self._from_near()
+
+    def _flush(self) -> None:
+        try:
+            self._near.flush()
+        except OSError:
+            self._finish("closed by left", tell=True)
+            return
+        if self._near.holds:
+            return
+        if self._closing:
+            self._finish(self._closing, tell=False)
+        elif self._far_ended:
+            self._pass_end()
+        else:
+            self.far.read_on()
+
+    def _from_near(self) -> None:
+        """Move what the program has sent, as far as its turn lasts."""
+        self._again = False
+        if self._closing:
+            if self._hung_up:
+                self._finish(self._closing, tell=False)
+            return
+        try:
+            for _ in range(A_TURN):
+                if not self._pending:
+                    if self._near.ended:
+                        break
+                    self._pending = self._near.read(BATCH)
+                    if not self._pending:
+                        break
+                    self._active = self._clock.seconds()
+                done = self.far.send(self._pending)
+                self.up += sum(map(len, self._pending[:done]))
+                if done < len(self._pending):
+                    self._pending = self._pending[done:]
+                    return  # the far side tells when there is room
+                self._pending = []
+            else:
+                self._later()
+                return
+        except FramingError as e:
+            self._finish(str(e), tell=True)
+            return
+        except OSError as e:
+            if self._done is not None:
+                self._finish(_how(e), tell=True)
+            return
+        if self._done is None or not self._near.ended:
+            return
+        if self._hung_up or self._far_ended:
+            self._finish("closed", tell=True)
+        elif not self._told_end:
+            self._told_end = True
+            self.far.end()
+
+    def _later(self) -> None:
+        if not self._again:
+            self._again = True
+            self._poll.again(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._done is not None:
+            self._from_near()
+
+    def _pass_end(self) -> None:
+        if self._near.holds:
+            return  # with the last of it
+        if self._near.ended:
+            self._finish("closed", tell=True)
+        else:
+            self._near.pass_end()
+
+    # -- the ends
+
+    def _look(self) -> None:
+        left = self._active + self._idle_seconds - self._clock.seconds()
+        if left > 0:
+            self._timer = self._clock.callLater(left, self._look)
+        else:
+            self._timer = None
+            self._finish(f"idle for {self._idle_seconds:g} seconds", tell=True)
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
+
+    def _finish(self, ending: str, *, tell: bool) -> None:
+        done, self._done = self._done, None
+        if done is None:
+            return
+        self.ending = ending
+        self._stop_timer()
+        self._poll.forget(self._near.sock.fileno())
+        self._near.close()
+        self.far.close(tell=tell)
+        done(self)
+
+
+def _how(error: OSError) -> str:
+    if error.errno == errno.ECONNREFUSED:
+        return "refused by right: nobody listens there"
+    return f"broken: {os.strerror(error.errno or 0)}"

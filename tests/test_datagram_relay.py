@@ -1,0 +1,253 @@
+"""plumberd.effects.datagram_relay: messages between a program and a far side, and how that ends."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+
+from twisted.internet.task import Clock
+
+from plumberd.effects.datagram_relay import BATCH, DRAIN_SECONDS, DatagramRelay, Far
+from plumberd.effects.messages import MessageEnd, message_pair
+from plumberd.effects.poll import Poll
+from plumberd.pure.shape import Shape, SocketType
+from tests.support import CleanTestCase, Readers
+from tests.tables import each
+
+IDLE = 60.0
+
+
+class FakeFar(Far):
+    """Writes down what it is told; *room* is how many messages it takes before it is full."""
+
+    def __init__(self, limit: int = 1000) -> None:
+        super().__init__()
+        self.limit = limit
+        self.room = 1 << 30
+        self.sent: list[bytes] = []
+        self.told: list[str] = []
+        self.error: OSError | None = None
+
+    @property
+    def limit_bytes(self) -> int:
+        return self.limit
+
+    def start(self) -> None:
+        self.told.append("start")
+
+    def send(self, messages: list[bytes]) -> int:
+        if self.error is not None:
+            raise self.error
+        count = min(self.room, len(messages))
+        self.room -= count
+        self.sent += messages[:count]
+        return count
+
+    def read_on(self) -> None:
+        self.told.append("read on")
+
+    def end(self) -> None:
+        self.told.append("end")
+
+    def close(self, *, tell: bool) -> None:
+        self.told.append("close" if tell else "closed")
+
+
+class RelayTestCase(CleanTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.clock = Clock()
+        self.poll = Poll(Readers(), self.clock)  # type: ignore[arg-type]
+        self.addCleanup(self.poll.close)
+        self.far = FakeFar()
+        self.ended: list[str] = []
+        self.large: list[tuple[int, int]] = []
+
+    def relay(self, kind: SocketType = SocketType.SEQPACKET, framing: str = "raw") -> socket.socket:
+        """Start one; return the program's socket."""
+        ours, theirs = message_pair(Shape(kind, framing))
+        near = MessageEnd(ours, framing)
+        self.made = DatagramRelay(
+            self.poll,
+            self.clock,
+            near,
+            self.far,
+            IDLE,
+            lambda relay: self.ended.append(relay.ending),
+            too_large=lambda size, limit: self.large.append((size, limit)),
+        )
+        self.addCleanup(self.made.abort)
+        self.made.start()
+        return self.owned(theirs)
+
+    def turn(self, until: Callable[[], bool] | None = None) -> None:
+        """Let everything happen that is ready."""
+        for _ in range(20):
+            self.poll.doRead()
+            self.clock.advance(0)
+            if until is not None and until():
+                return
+
+
+class Carried(RelayTestCase):
+    def test_messages_go_both_ways_and_bytes_are_counted(self) -> None:
+        program = self.relay()
+        program.send(b"up")
+        program.send(b"again")
+        self.turn()
+        self.made.received([b"down", b"x"])
+        self.assertEqual(self.far.sent, [b"up", b"again"])
+        self.assertEqual([program.recv(9), program.recv(9)], [b"down", b"x"])
+        self.assertEqual((self.made.up, self.made.down), (7, 5))
+
+    def test_many_take_their_turns_and_all_go(self) -> None:
+        program = self.relay()
+        program.settimeout(None)
+        sent = []
+        for number in range(BATCH * 3):
+            program.send(number.to_bytes(2, "big"))
+            sent.append(number.to_bytes(2, "big"))
+        self.turn()
+        self.assertEqual(self.far.sent, sent)
+
+    def test_a_far_side_without_room_stops_the_reading(self) -> None:
+        program = self.relay()
+        self.far.room = 2
+        for number in range(5):
+            program.send(bytes((number,)))
+        self.turn()
+        self.assertEqual(self.far.sent, [b"\0", b"\1"])
+        program.send(b"\5")
+        self.turn()
+        self.assertEqual(len(self.far.sent), 2)
+        self.far.room = 100
+        self.made.resume()
+        self.assertEqual(self.far.sent, [bytes((number,)) for number in range(6)])
+
+    def test_a_far_side_that_waits_is_told_when_the_program_has_read(self) -> None:
+        program = self.relay(SocketType.STREAM)
+        self.made.received([b"one", b"two"])
+        self.assertFalse(self.made.has_room)
+        self.assertEqual(program.recv(9), b"one")
+        self.turn(lambda: "read on" in self.far.told)
+        self.assertEqual(program.recv(9), b"two")
+        self.assertIn("read on", self.far.told)
+
+    def test_what_does_not_fit_is_counted_and_the_first_is_told(self) -> None:
+        self.relay()
+        for size in (1001, 2000):
+            self.made.too_large(size, 1000)
+        self.assertEqual((self.large, self.made.counts.too_large), ([(1001, 1000)], 2))
+
+    def test_what_the_program_was_too_slow_for_is_counted_once(self) -> None:
+        self.relay()
+        self.made.received([b""])
+        self.assertEqual([self.made.counts.dropped, self.made.counts.dropped], [1, 1])
+
+
+class Ended(RelayTestCase):
+    @each((SocketType.STREAM,), (SocketType.SEQPACKET,))
+    def test_a_program_that_sends_no_more_still_receives(self, kind: SocketType) -> None:
+        program = self.relay(kind)
+        program.send(b"last")
+        program.shutdown(socket.SHUT_WR)
+        self.turn()
+        self.assertEqual((self.far.sent, self.far.told, self.ended), ([b"last"], ["start", "end"], []))
+        self.made.received([b"answer"])
+        self.assertEqual(program.recv(9), b"answer")
+        self.made.far_ended()
+        self.assertEqual(self.ended, ["closed"])
+        self.assertEqual(program.recv(9), b"")
+
+    @each((SocketType.STREAM,), (SocketType.SEQPACKET,))
+    def test_a_program_that_closes_ends_it_behind_its_last_message(self, kind: SocketType) -> None:
+        program = self.relay(kind)
+        program.send(b"last")
+        program.close()
+        self.turn()
+        self.assertEqual((self.far.sent, self.far.told, self.ended), ([b"last"], ["start", "close"], ["closed"]))
+
+    def test_a_datagram_socket_s_owner_that_has_gone_is_noticed_with_the_next_message(self) -> None:
+        program = self.relay(SocketType.DGRAM)
+        program.close()
+        self.turn()
+        self.assertEqual(self.ended, [])
+        self.made.received([b"x"])
+        self.assertEqual((self.ended, self.far.told[-1]), (["closed by left"], "close"))
+
+    def test_the_far_side_s_end_is_passed_on_and_the_program_may_go_on(self) -> None:
+        program = self.relay()
+        self.made.received([b"last"])
+        self.made.far_ended()
+        self.assertEqual([program.recv(9), program.recv(9)], [b"last", b""])
+        program.send(b"more")
+        self.turn()
+        self.assertEqual(self.far.sent, [b"more"])
+        self.made.received([b"too late"])
+        program.close()
+        self.turn()
+        self.assertEqual(self.ended, ["closed"])
+
+    def test_what_was_sent_before_a_close_is_read_first(self) -> None:
+        program = self.relay(SocketType.STREAM)
+        self.made.received([b"one", b"two"])
+        self.made.far_closed("closed")
+        self.assertEqual((program.recv(9), self.ended), (b"one", []))
+        self.turn(lambda: bool(self.ended))
+        self.assertEqual([program.recv(9), program.recv(9)], [b"two", b""])
+        self.assertEqual((self.ended, self.far.told[-1]), (["closed"], "closed"))
+
+    def test_but_not_waited_for_for_ever(self) -> None:
+        self.relay(SocketType.STREAM)
+        self.made.received([b"one", b"two"])
+        self.made.far_closed("closed")
+        self.clock.advance(DRAIN_SECONDS)
+        self.assertEqual(self.ended, ["closed"])
+
+    def test_a_program_that_goes_meanwhile_ends_it(self) -> None:
+        program = self.relay(SocketType.STREAM)
+        self.made.received([b"one", b"two"])
+        self.made.far_closed("closed")
+        program.close()
+        self.turn()
+        self.assertEqual(self.ended, ["closed by left"])
+
+    def test_after_the_idle_time_it_is_over(self) -> None:
+        program = self.relay()
+        self.clock.advance(IDLE - 1)
+        program.send(b"x")
+        self.turn()
+        self.clock.advance(IDLE - 1)
+        self.made.received([b"y"])
+        self.clock.advance(IDLE - 1)
+        self.assertEqual(self.ended, [])
+        self.clock.advance(1)
+        self.assertEqual((self.ended, self.far.told[-1]), (["idle for 60 seconds"], "close"))
+        self.assertEqual([program.recv(9), program.recv(9)], [b"y", b""])
+
+    @each((errno.ECONNREFUSED, "refused by right: nobody listens there"), (errno.EPERM, "broken: Operation not"))
+    def test_a_far_side_that_takes_no_more(self, code: int, ending: str) -> None:
+        program = self.relay()
+        self.far.error = OSError(code, "")
+        program.send(b"x")
+        self.turn()
+        self.assertTrue(self.ended[0].startswith(ending), self.ended)
+
+    def test_what_makes_no_message_ends_it(self) -> None:
+        program = self.relay(SocketType.SEQPACKET, "libipc-2019")
+        program.send(b"x")
+        self.turn()
+        self.assertIn("a packet of 1 bytes", self.ended[0])
+
+    def test_it_ends_once_and_nothing_is_done_afterwards(self) -> None:
+        program = self.relay()
+        self.made.abort()
+        self.made.abort()
+        self.made.received([b"x"])
+        self.made.far_ended()
+        self.made.far_closed("closed")
+        self.made.resume()
+        program.close()
+        self.turn()
+        self.assertEqual((self.ended, self.far.told), (["aborted"], ["start", "close"]))

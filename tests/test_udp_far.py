@@ -1,0 +1,147 @@
+"""plumberd.effects.udp_far: a relay's far side on a connected UDP socket."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import Any
+
+from plumberd.effects.datagram_relay import DatagramRelay
+from plumberd.effects.messages import MessageEnd, message_pair
+from plumberd.effects.poll import Poll
+from plumberd.effects.udp import DATAGRAM_BYTES, new_socket
+from plumberd.effects.udp_far import UdpFar
+from plumberd.pure.datagrams import HEADER_BYTES, Counts, Session
+from plumberd.pure.shape import Shape, SocketType
+from tests.datagram_peer import CLOSE, END, Peer
+from tests.support import CleanTestCase, in_thread, real_reactor, until
+
+IDENT = b"session!"
+
+
+class FarTestCase(CleanTestCase):
+    with_session = False
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.poll = Poll(real_reactor, real_reactor)
+        self.addCleanup(self.poll.close)
+        self.ended: list[str] = []
+        self.large: list[tuple[int, int]] = []
+        self.server = self.owned(socket.socket(type=socket.SOCK_DGRAM))
+        self.server.bind(("127.0.0.1", 0))
+        sock = new_socket(socket.AF_INET)
+        sock.connect(self.server.getsockname())
+        self.server.connect(sock.getsockname())
+        ours, theirs = message_pair(Shape(SocketType.SEQPACKET))
+        self.program = self.owned(theirs)
+        self.far = UdpFar(self.poll, sock, Session(IDENT) if self.with_session else None)
+        near = MessageEnd(ours, "raw")
+        self.relay = DatagramRelay(
+            self.poll,
+            real_reactor,
+            near,
+            self.far,
+            60.0,
+            lambda relay: self.ended.append(relay.ending),
+            too_large=lambda *told: self.large.append(told),
+        )
+        self.addCleanup(self.relay.abort)
+        self.relay.start()
+
+    async def end(self) -> str:
+        await until(lambda: self.ended)
+        return self.ended[0]
+
+
+class Bare(FarTestCase):
+    async def test_each_message_is_a_datagram_and_each_datagram_a_message(self) -> None:
+        for message in (b"one", bytes(DATAGRAM_BYTES)):
+            await in_thread(self.program.send, message)
+            self.assertEqual(await in_thread(self.server.recv, 70000), message)
+            self.server.send(message)
+            self.assertEqual(await in_thread(self.program.recv, 70000), message)
+        self.assertEqual(self.relay.counts, Counts(sent=2, received=2))
+
+    async def test_one_that_is_too_long_is_left_out_and_the_others_go(self) -> None:
+        for message in (b"one", bytes(DATAGRAM_BYTES + 1), b"two", bytes(DATAGRAM_BYTES + 2)):
+            await in_thread(self.program.send, message)
+        self.assertEqual([await in_thread(self.server.recv, 9) for _ in range(2)], [b"one", b"two"])
+        await until(lambda: self.relay.counts.too_large == 2)
+        self.assertEqual(self.large, [(DATAGRAM_BYTES + 1, DATAGRAM_BYTES)])
+
+    async def test_a_program_that_does_not_read_leaves_the_rest_to_the_kernel(self) -> None:
+        for number in range(600):
+            self.server.send(number.to_bytes(2, "big") + bytes(1000))
+        await until(lambda: not self.relay.has_room)
+        got = [int.from_bytes((await in_thread(self.program.recv, 2000))[:2], "big") for _ in range(500)]
+        self.assertEqual(got, [*range(500)])
+
+    async def test_nobody_there_ends_it(self) -> None:
+        self.server.close()
+        self.program.send(b"x")
+        self.assertEqual(await self.end(), "refused by right: nobody listens there")
+        self.assertEqual(await in_thread(self.program.recv, 9), b"")
+
+    async def test_the_end_of_the_program_is_told_to_nobody(self) -> None:
+        self.program.close()
+        self.assertEqual(await self.end(), "closed")
+        self.server.settimeout(0)
+        with self.assertRaises((BlockingIOError, ConnectionRefusedError)):
+            self.server.recv(9)
+
+
+class OfASession(FarTestCase):
+    with_session = True
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.peer = Peer(self.server, IDENT)
+
+    async def test_messages_have_the_header_and_are_counted(self) -> None:
+        for message in (b"one", b"two"):
+            self.program.send(message)
+            self.assertEqual(await in_thread(self.peer.receive), message)
+            self.peer.send(message)
+            self.assertEqual(await in_thread(self.program.recv, 100), message)
+        self.server.send(self.peer.datagram(b"late", 7))
+        self.server.send(self.peer.datagram(b"late", 7))
+        self.assertEqual([await in_thread(self.program.recv, 100) for _ in range(2)], [b"late"] * 2)
+        self.assertEqual(self.relay.counts, Counts(sent=2, received=4, lost=5, repeated=1))
+
+    async def test_the_header_counts_for_the_limit(self) -> None:
+        self.assertEqual(self.far.limit_bytes, DATAGRAM_BYTES - HEADER_BYTES)
+        for size in (DATAGRAM_BYTES, DATAGRAM_BYTES - HEADER_BYTES):
+            await in_thread(self.program.send, bytes(size))
+        self.assertEqual(await in_thread(self.peer.receive), bytes(DATAGRAM_BYTES - HEADER_BYTES))
+        self.assertEqual(self.relay.counts, Counts(sent=1, too_large=1))
+
+    async def test_what_is_of_no_such_session_is_passed_over(self) -> None:
+        for datagram in (b"", b"x" * 30, Peer(self.server, b"another!").datagram(b"forged"), b"\2" + bytes(20)):
+            self.server.send(datagram)
+        self.peer.send(b"true")
+        self.assertEqual(await in_thread(self.program.recv, 100), b"true")
+
+    async def test_an_end_either_way_leaves_the_other(self) -> None:
+        self.program.shutdown(socket.SHUT_WR)
+        self.assertEqual(await in_thread(self.server.recv, 100), END + IDENT + bytes(4))
+        self.peer.send(b"answer")
+        self.assertEqual(await in_thread(self.program.recv, 100), b"answer")
+        self.peer.end()
+        self.assertEqual(await in_thread(self.program.recv, 100), b"")
+        self.assertEqual(await self.end(), "closed")
+
+    async def test_a_close_is_told_both_ways(self) -> None:
+        self.program.send(b"last")
+        self.program.close()
+        self.assertEqual(await in_thread(self.peer.receive), b"last")
+        closing: Any = END + IDENT + struct.pack(">I", 1), CLOSE + IDENT + struct.pack(">I", 1)
+        self.assertIn(await in_thread(self.server.recv, 100), closing)
+        self.assertEqual(await self.end(), "closed")
+
+    async def test_the_far_side_s_close_ends_it_behind_its_last_message(self) -> None:
+        self.peer.send(b"last")
+        self.server.send(CLOSE + IDENT + struct.pack(">I", 3))
+        self.assertEqual(await in_thread(self.program.recv, 100), b"last")
+        self.assertEqual(await in_thread(self.program.recv, 100), b"")
+        self.assertEqual((await self.end(), self.relay.counts), ("closed", Counts(received=1, lost=2)))
