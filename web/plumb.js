@@ -120,8 +120,8 @@ class Connection {
       this.#ended = true;
       this.#error = this.#closing ? null : error;
       for (const wake of this.#readers.splice(0)) wake();
-      this.#tellClosed(how);
       this.#tell("closed", { ...how, error: this.#error });
+      this.#tellClosed(how);
       return this.#error ?? new PlumbError("lost", "it was closed before it was open", end.code);
     }
   }

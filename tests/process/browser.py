@@ -21,6 +21,7 @@ from typing import Any
 
 from tests.process.programs import find
 from tests.process.running import DEADLINE_SECONDS, ProcessTestCase
+from tests.support import real_reactor
 
 FLAGS = (
     "--headless",
@@ -149,7 +150,7 @@ class Browser:
         context = self.call("Target.createBrowserContext")["browserContextId"]
         target = self.call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        page = Page(self, session)
+        page = Page(self, session, context)
         for domain in ("Page", "Runtime", "Log"):
             page.call(f"{domain}.enable")
         page.call("Page.addScriptToEvaluateOnNewDocument", source=WATCH)
@@ -165,13 +166,19 @@ class Browser:
 class Page:
     """One page of a browser."""
 
-    def __init__(self, browser: Browser, session: str) -> None:
+    def __init__(self, browser: Browser, session: str, context: str) -> None:
         self._browser = browser
         self._session = session
+        self._context = context
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """As :meth:`Browser.call`, for this page."""
         return self._browser.call(method, self._session, **params)
+
+    def close(self) -> None:
+        """Close it, and forget what it has stored."""
+        self._browser.call("Target.disposeBrowserContext", browserContextId=self._context)
+        self._browser.events.clear()
 
     def go(self, url: str) -> None:
         """Go to *url*, and wait until it has loaded."""
@@ -266,15 +273,26 @@ class Page:
             file.write(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
 
+_running: list[Browser] = []
+
+
 class BrowserTestCase(ProcessTestCase):
-    """Tests in one browser, which is started once: that takes a second."""
+    """Tests in one browser: it takes three seconds to come and to go. It ends with the reactor, at the run's end."""
 
-    browser: Browser
+    @property
+    def browser(self) -> Browser:
+        """The browser, which is started when the first test wants it."""
+        if not _running:
+            _running.append(Browser())
+            real_reactor.addSystemEventTrigger("before", "shutdown", self._end_browser)
+        return _running[0]
 
-    @classmethod
-    def setUpClass(cls) -> None:
-        cls.browser = Browser()
+    @staticmethod
+    def _end_browser() -> None:
+        _running.pop().end()
 
-    @classmethod
-    def tearDownClass(cls) -> None:
-        cls.browser.end()
+    def open(self, url: str, **how: Any) -> Page:
+        """Open *url* in a profile of its own, which goes with the test."""
+        page = self.browser.open(url, **how)
+        self.addCleanup(page.close)
+        return page

@@ -37,11 +37,12 @@ _TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
-_FILES = {LIBRARY: LIBRARY, "": "index.html", "page.js": "page.js", "page.css": "page.css"}
+_FILES = {LIBRARY: LIBRARY, "": "index.html", "page.js": "page.js", "page.css": "page.css", "icon.svg": "icon.svg"}
 
 _POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """Nothing of another place, nothing that stands in the page itself."""
@@ -118,6 +119,6 @@ def _is_socket(path: str) -> bool:
 
 @functools.cache
 def _read(file: str) -> bytes:
-    """Return a file of the package; of them there are four."""
+    """Return a file of the package; of them there are few."""
     with open(os.path.join(os.path.dirname(plumberd.__file__), "web", file), "rb") as opened:
         return opened.read()
