@@ -30,6 +30,7 @@ class Bindings(SynchronousTestCase):
     @each(
         ("SSL_read", "int(*)(SSL *, void *, int)"),
         ("SSL_write", "int(*)(SSL *, void *, int)"),
+        ("SSL_CTX_set_keylog_callback", "void(*)(SSL *, char *)"),
         ("SSL_CTX_set_psk_server_callback", "int(*)(SSL *, char *, unsigned char *, unsigned int)"),
         ("SSL_CTX_set_psk_client_callback", "(SSL *, char *, char *, unsigned int, unsigned char *, unsigned int)"),
         ("SSL_CTX_set_psk_find_session_callback", "int(*)(SSL *, unsigned char *, size_t, SSL_SESSION * *)"),
@@ -208,7 +209,8 @@ class Keys(TlsTestCase):
         shake_both(client, server)
         left, right = self.pair()
         keys._named[openssl._number(server._ssl)] = KEY_NAME, True
-        again = Wire(server.connection, server=True)  # stands for an SSL object at the same address
+        assert server.connection is not None
+        again = Wire(server.connection, right, server=True)  # stands for an SSL object at the same address
         self.assertIsNone(again.psk_named)
         self.assertEqual(keys._named, {})
 

@@ -500,7 +500,7 @@ class Pumps(TlsTestCase):
         shake_both(self.client, self.server)
         self.plain, inner = self.pair()
         inner.setblocking(False)
-        self.tls, self.inner = right, inner
+        self.far, self.tls, self.inner = left, right, inner
         self.reader, self.writer = make_tls_pumps(self.server, right, inner, self.buffers)
 
     def test_an_idle_pump_holds_no_buffer(self) -> None:
@@ -593,7 +593,7 @@ class Pumps(TlsTestCase):
             pass
         self.assertFalse(self.writer.pass_end())
         self.assertTrue(self.writer.wants(self.tls, OUT))
-        below = self.client.connection.fileno()
+        below = self.far.fileno()
         taken = 0
         while not self.writer.pass_end():
             taken += len(os.read(below, 1 << 16))

@@ -96,7 +96,7 @@ class Off(WireTestCase):
         self.wires("1.3")
         self.server.send(b"x")
         self.assertEqual(self.client.recv(1), b"x")  # the tickets have come before
-        session = openssl._lib.SSL_get1_session(openssl.ssl_of(self.client.connection))
+        session = openssl._lib.SSL_get1_session(self.client._ssl)
         try:
             self.assertEqual(openssl._lib.SSL_SESSION_get_max_early_data(session), 0)
         finally:
@@ -108,14 +108,14 @@ class Off(WireTestCase):
         left, right = self.pair()
         connection = openssl.connect(client, left, server=False)
         left.setblocking(False)
-        self.client = Wire(connection, server=False)
+        self.client = Wire(connection, left, server=False)
         self.server = self.wire_of(right, our_context(True, "1.2"), server=True)
         shake_both(self.client, self.server)
         openssl._lib.SSL_renegotiate(openssl.ssl_of(connection))
         openssl.do_handshake(openssl.ssl_of(connection))  # sends the new hello
         with self.assertRaises(BlockingIOError):
             self.server.recv(100)
-        self.assertEqual(openssl._lib.SSL_total_renegotiations(openssl.ssl_of(self.server.connection)), 0)
+        self.assertEqual(openssl._lib.SSL_total_renegotiations(self.server._ssl), 0)
         self.server.send(b"still here")
         with self.assertRaises(TlsFault) as caught:  # OpenSSL's client takes the no for a failure
             self.client.recv(100)
@@ -262,8 +262,8 @@ class Changed(WireTestCase):
             for end in ends:
                 open_ends.enter_context(end)
                 end.setblocking(False)
-            client = Wire(openssl.connect(CLIENTS[version], ends[0], server=False), server=False)
-            server = Wire(openssl.connect(SERVERS[version], ends[2], server=True), server=True)
+            client = Wire(openssl.connect(CLIENTS[version], ends[0], server=False), ends[0], server=False)
+            server = Wire(openssl.connect(SERVERS[version], ends[2], server=True), ends[2], server=True)
             got = b""
             flights = 0
             failed: set[Wire] = set()

@@ -60,7 +60,7 @@ OFFLINE = "plumberd.commands.offline"
 ISSUING = "plumberd.commands.issuing"
 """Makes certificates for one command, with the cryptography library."""
 
-NEEDS_CRYPTOGRAPHY = ("plumberd.pure.certificates",)
+NEEDS_CRYPTOGRAPHY = ("plumberd.pure.certificates", "plumberd.pure.tls_records")
 """Pure, and slow to import."""
 
 

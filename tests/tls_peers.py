@@ -211,7 +211,7 @@ class TlsTestCase(CleanTestCase):
         connection = openssl.connect(context, sock, server=server)
         if name:
             connection.set_tlsext_host_name(name.encode())
-        return Wire(connection, server=server)
+        return Wire(connection, sock, server=server)
 
     async def shake(self, sock: socket.socket, context: SSL.Context, *, server: bool) -> Wire | Refused:
         """Run a handshake of ours over the poll."""

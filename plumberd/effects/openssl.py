@@ -80,16 +80,18 @@ class TlsFault(Broken):
 class Buffer:
     """A piece of memory that OpenSSL and sockets both read and write.
 
-    :ivar view: the whole of it.
+    :ivar view: what can be used of it.
+    :ivar whole: the same, and a byte behind it: see :meth:`plumberd.pure.tls_records.Sealer.seal_into`.
     :ivar pointer: the same, for the bindings.
     :ivar start, end: what is in it stands between the two.
     """
 
-    __slots__ = ("end", "pointer", "start", "view")
+    __slots__ = ("end", "pointer", "start", "view", "whole")
 
     def __init__(self, size: int) -> None:
-        memory = bytearray(size)
-        self.view = memoryview(memory)
+        memory = bytearray(size + 1)
+        self.whole = memoryview(memory)
+        self.view = self.whole[:size]
         self.pointer = _ffi.from_buffer(memory)
         self.start = self.end = 0
 
@@ -97,12 +99,15 @@ class Buffer:
 def prepare_context(context: SSL.Context, groups: bytes = GROUPS) -> None:
     """Let *context* agree on *groups* alone, and take no data before the handshake is over (0-RTT).
 
+    It tells :func:`take_secrets` what it makes the keys of its connections of.
+
     :raises ValueError: where OpenSSL knows none of the groups.
     """
     if _lib.SSL_CTX_set1_curves_list(_raw(context), groups) != 1:
         _clear_error()
         raise ValueError(f"OpenSSL does not know the groups {groups.decode()}")
     _lib.SSL_CTX_set_max_early_data(_raw(context), 0)
+    _lib.SSL_CTX_set_keylog_callback(_raw(context), _note_secret)
 
 
 def share_store(context: SSL.Context, other: SSL.Context) -> None:
@@ -193,6 +198,64 @@ def close_notify(ssl: Any) -> Want | None:
     _clear_error()
     result = _lib.SSL_shutdown(ssl)
     return None if result >= 0 else _reason_to_wait(ssl, result)
+
+
+_flight = Buffer(1 << 14)
+
+
+class Flights:
+    """Where an SSL object reads and writes during its handshake: memory, so that others see its records.
+
+    The SSL object owns it, until :func:`use_socket`.
+    """
+
+    __slots__ = ("_in", "_out")
+
+    def __init__(self, ssl: Any) -> None:
+        self._in, self._out = (_lib.BIO_new(_lib.BIO_s_mem()) for _ in range(2))
+        _lib.SSL_set_bio(ssl, self._in, self._out)
+
+    def feed(self, buffer: Buffer, start: int, stop: int) -> None:
+        """Let it read ``buffer.view[start:stop]``."""
+        _lib.BIO_write(self._in, buffer.pointer + start, stop - start)
+
+    def unread(self) -> int:
+        """Return how many bytes it has not read, and forget them."""
+        count = 0
+        while (more := _lib.BIO_read(self._in, _flight.pointer, len(_flight.view))) > 0:
+            count += more
+        return count
+
+    def take(self) -> bytes:
+        """Return what it has written, and forget that."""
+        written = b""
+        while (count := _lib.BIO_read(self._out, _flight.pointer, len(_flight.view))) > 0:
+            written += _flight.view[:count]
+        return written
+
+
+def use_socket(ssl: Any, fd: int) -> None:
+    """Let *ssl* read and write *fd* itself; what lay in memory is forgotten."""
+    _lib.SSL_set_fd(ssl, fd)
+
+
+_CLIENTS, _SERVERS = b"CLIENT_TRAFFIC_SECRET_0 ", b"SERVER_TRAFFIC_SECRET_0 "
+_noted: dict[bool, bytes] = {}
+
+
+@_ffi.callback("void(*)(const SSL *, const char *)")  # type: ignore[untyped-decorator]
+def _note_secret(ssl: Any, line: Any) -> None:
+    # The format of SSLKEYLOGFILE (RFC 9850): label, client random, secret.
+    text = _ffi.string(line)
+    if text.startswith((_CLIENTS, _SERVERS)):
+        _noted[text.startswith(_SERVERS)] = bytes.fromhex(text.rsplit(b" ", 1)[1].decode("ascii"))
+
+
+def take_secrets() -> dict[bool, bytes]:
+    """Return the traffic secrets since the last call: the client's at ``False``, the server's at ``True``."""
+    noted = _noted.copy()
+    _noted.clear()
+    return noted
 
 
 def verify_result(ssl: Any) -> int:
@@ -304,9 +367,9 @@ _attached: WeakKeyDictionary[SSL.Context, PskServer | PskClient] = WeakKeyDictio
 """Keeps what OpenSSL's callbacks are called on; who holds an SSL object holds its first context too."""
 
 
-def psk_of(context: SSL.Context) -> PskServer | PskClient | None:
+def psk_of(context: SSL.Context | None) -> PskServer | PskClient | None:
     """Return the keys of *context*, if it has any."""
-    return _attached.get(context)
+    return _attached.get(context) if context is not None else None
 
 
 def _psk_session(ssl: Any, cipher_number: Any, key: bytes) -> Any:

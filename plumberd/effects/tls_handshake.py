@@ -90,7 +90,7 @@ class TlsHandshake:
         self._fault_of = fault_of
         self._turns = turns
         self._in_turn = False
-        self._wire = Wire(connection, server=server)
+        self._wire = Wire(connection, sock, server=server)
 
     def start(self) -> None:
         """Begin."""
@@ -143,7 +143,8 @@ def refused(wire: Wire, fault: OSError, fault_of: FaultOf | None = None) -> Refu
         return Refused(Refusal.UNREACHABLE, f"TLS: it was lost during the handshake: {text}")
     alert, named = fault.alert, wire.psk_named
     word = word_of(fault.reason, alert=alert, inbound=wire.server, psk_named=named)
-    sentence = fault_of(wire.connection) if fault_of is not None and alert is None else None
+    shown = wire.connection if alert is None else None
+    sentence = fault_of(shown) if fault_of is not None and shown is not None else None
     if sentence is None:
         sentence = explain(fault.reason, str(fault), alert=alert, verify_error=wire.verify_error, psk_named=named)
     return Refused(word, f"TLS: {sentence}")

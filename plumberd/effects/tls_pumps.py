@@ -1,12 +1,12 @@
 """The pumps of a relay whose one side is TLS; see :mod:`plumberd.effects.relay`.
 
 A buffer is large, so that few system calls carry many bytes, and lent only while
-bytes are under way: ten thousand idle relays share a few. OpenSSL gives its own
-back likewise.
+bytes are under way: ten thousand idle relays share a few. What is below has none of its own then.
 
 The place for TLS in the kernel is :func:`make_tls_pumps`: where the kernel can carry
-a connection's records (tcp_available_ulp), the socket itself could be handed over, and
-nothing would have to be pumped.
+a connection's records (tcp_available_ulp), it would be told the keys that
+:class:`plumberd.effects.tls_carrier.Records` has, the socket itself could be handed
+over, and nothing would have to be pumped.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class TlsWriter(_Buffered):
 
     def __init__(self, wire: Wire, source: socket.socket, sink: socket.socket, buffers: BufferPool) -> None:
         super().__init__(wire, source, sink, buffers)
-        self._corks = sink.family != socket.AF_UNIX
+        self._corks = wire.writes_apart and sink.family != socket.AF_UNIX
         # What TLS has cut off is to be no orderly end for whoever reads at the other end of a UNIX socket.
         self._last = LastByte(source) if source.family == socket.AF_UNIX else None
 
@@ -172,7 +172,7 @@ class TlsWriter(_Buffered):
         if buffer is None:
             return False
         count = buffer.end - buffer.start
-        # OpenSSL writes each record by itself: let TCP put them together, and send the rest at once.
+        # Let TCP put records together that are written one by one, and send the rest at once.
         corked = self._corks and count > RECORD_BYTES
         if corked:
             self._cork(True)
@@ -207,5 +207,6 @@ class TlsWriter(_Buffered):
 def make_tls_pumps(
     wire: Wire, tls: socket.socket, plain: socket.socket, buffers: BufferPool
 ) -> tuple[TlsReader, TlsWriter]:
-    """Return the pumps from *tls*, the socket below *wire*, to *plain* and back."""
+    """Return the pumps from *tls*, the socket below *wire*, to *plain* and back; what *wire* has proved is let go."""
+    wire.let_go()
     return TlsReader(wire, tls, plain, buffers), TlsWriter(wire, plain, tls, buffers)

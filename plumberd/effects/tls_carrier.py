@@ -1,0 +1,179 @@
+"""What carries bytes on a connection whose TLS handshake is over: OpenSSL, or the record layer that is ours.
+
+OpenSSL keeps 16 KiB for every connection and reads each record with two system
+calls. In TLS 1.3 nothing is left for it to do behind the handshake but to protect
+records; then :class:`Records` takes its place, which keeps the keys alone. TLS 1.2
+stays with OpenSSL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import Any, Protocol
+
+from plumberd.effects import openssl
+from plumberd.effects.openssl import ALERT_REASONS, EOF_REASON, Buffer, TlsFault, Want
+from plumberd.pure.tls_records import (
+    ALERT,
+    OVERHEAD_BYTES,
+    RECORD_BYTES,
+    Alerted,
+    Opener,
+    Sealer,
+    Suite,
+)
+
+SEAL_BYTES = 8 * 16384
+"""So much is protected before it is written: what the socket does not take of it has to be kept."""
+
+READ_BYTES = 1 << 18
+"""As much as a large buffer of a relay holds."""
+
+_SEND = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+_DONTWAIT = int(socket.MSG_DONTWAIT)
+_CLOSE_NOTIFY = b"\1\0"
+_FATAL = 2  # RFC 8446, 6
+
+# One thread uses them, and nothing stays in them between two calls.
+_read = memoryview(bytearray(READ_BYTES))
+_sealed = memoryview(bytearray(SEAL_BYTES + SEAL_BYTES // 16384 * OVERHEAD_BYTES))
+
+
+class Carrier(Protocol):
+    """Reads and writes; see :class:`plumberd.effects.tls_wire.Wire` for what is the same there.
+
+    :ivar writes_apart: each record is written by itself.
+    """
+
+    writes_apart: bool
+
+    def read(self, buffer: Buffer) -> tuple[int, Want | None, OSError | None]:
+        """See :func:`plumberd.effects.openssl.read`."""
+
+    def write(self, buffer: Buffer) -> Want | None:
+        """See :func:`plumberd.effects.openssl.write`."""
+
+    def close_notify(self) -> Want | None:
+        """See :func:`plumberd.effects.openssl.close_notify`."""
+
+
+class ByOpenSsl:
+    """OpenSSL, on the socket itself."""
+
+    __slots__ = ("_ssl",)
+
+    writes_apart = True
+
+    def __init__(self, ssl: Any) -> None:
+        self._ssl = ssl
+
+    def read(self, buffer: Buffer) -> tuple[int, Want | None, OSError | None]:
+        """See :meth:`Carrier.read`."""
+        return openssl.read(self._ssl, buffer)
+
+    def write(self, buffer: Buffer) -> Want | None:
+        """See :meth:`Carrier.write`."""
+        return openssl.write(self._ssl, buffer)
+
+    def close_notify(self) -> Want | None:
+        """See :meth:`Carrier.close_notify`."""
+        return openssl.close_notify(self._ssl)
+
+
+class Records:
+    """The record layer of TLS 1.3 on *sock*, which is its caller's, and whose next byte begins a record."""
+
+    __slots__ = ("_gone", "_is_told", "_opener", "_part", "_sealer", "_sock", "_unsent")
+
+    writes_apart = False
+
+    def __init__(
+        self, sock: socket.socket, suite: Suite, ours: bytes, theirs: bytes, written: int, *, server: bool
+    ) -> None:
+        """Take the traffic secrets of both directions, and how many records ours has protected already."""
+        self._sock = sock
+        self._sealer = Sealer(suite, ours, written)
+        self._opener = Opener(suite, theirs, is_client=not server)
+        self._part = b""  # of a record
+        self._unsent = b""  # protected, and not taken by the socket
+        self._gone = 0  # bytes of what is being written that are protected already
+        self._is_told = False
+
+    def read(self, buffer: Buffer) -> tuple[int, Want | None, OSError | None]:
+        """See :meth:`Carrier.read`; *buffer* is full when the longest record has no room in it."""
+        opener, view, begin = self._opener, buffer.view, buffer.end
+        fault: OSError | None = None
+        want: Want | None = None
+        while not opener.ended and (room := len(view) - buffer.end) >= RECORD_BYTES:
+            have = len(self._part)
+            _read[:have] = self._part
+            try:
+                # Content is shorter than its records: what is read now has room.
+                count = self._sock.recv_into(_read[have : min(room, READ_BYTES)], 0, _DONTWAIT)
+            except BlockingIOError:
+                want = Want.READ
+                break
+            except OSError as e:
+                fault = OSError(e.errno, e.strerror)
+                break
+            if not count:
+                fault = TlsFault("truncated", EOF_REASON, "the far side has hung up without a word")
+                break
+            rest, buffer.end = opener.open_into(_read, 0, have + count, view, buffer.end)
+            self._part = bytes(_read[rest : have + count])
+            if opener.fault is not None:
+                fault = self._told(opener.fault)
+                break
+        return buffer.end - begin, want, fault
+
+    def _told(self, why: Alerted | Exception) -> TlsFault:
+        """Tell the far side, unless it was that which broke off, as far as that can be done now."""
+        if isinstance(why, Alerted):
+            return TlsFault("broken off", ALERT_REASONS + why.alert, str(why))
+        alert = getattr(why, "alert", 80)
+        with contextlib.suppress(OSError):
+            if not self._unsent:
+                self._sock.send(self._sealer.seal(ALERT, bytes((_FATAL, alert))), _SEND)
+        return TlsFault("garbled", 0, str(why))
+
+    def write(self, buffer: Buffer) -> Want | None:
+        """See :meth:`Carrier.write`."""
+        if self._unsent and not self._flush():
+            return Want.WRITE
+        sealer, end = self._sealer, buffer.end
+        start = buffer.start + self._gone
+        while start < end:
+            if self._opener.owes_keys or sealer.is_worn:
+                self._opener.owes_keys = False
+                self._unsent = sealer.seal_new_keys()
+                if not self._flush():
+                    return Want.WRITE
+            stop = min(start + SEAL_BYTES, end)
+            length = sealer.seal_into(buffer.whole, start, stop, _sealed)
+            start = stop
+            self._gone = start - buffer.start
+            try:
+                sent = self._sock.send(_sealed[:length], _SEND)
+            except BlockingIOError:
+                sent = 0
+            if sent < length:
+                self._unsent = bytes(_sealed[sent:length])
+                return Want.WRITE
+        self._gone = 0
+        return None
+
+    def _flush(self) -> bool:
+        try:
+            sent = self._sock.send(self._unsent, _SEND)
+        except BlockingIOError:
+            return False
+        self._unsent = self._unsent[sent:]
+        return not self._unsent
+
+    def close_notify(self) -> Want | None:
+        """See :meth:`Carrier.close_notify`."""
+        if not self._is_told:
+            self._is_told = True
+            self._unsent += self._sealer.seal(ALERT, _CLOSE_NOTIFY)
+        return None if not self._unsent or self._flush() else Want.WRITE
