@@ -72,7 +72,7 @@ class InsideTls(CleanTestCase):
         self.buffers = BufferPool()
         contexts = our_context(False), our_context(True)
         self.wires = [
-            Wire(openssl.connect(context, sock, server=server), server=server)
+            Wire(openssl.connect(context, sock, server=server), sock, server=server)
             for context, sock, server in zip(contexts, (left, right), (False, True), strict=True)
         ]
         while [want for wire in self.wires if (want := wire.handshake()) is not None]:
