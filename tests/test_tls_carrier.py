@@ -150,6 +150,20 @@ class OwnRecords(TlsTestCase):
         self.reads.update()
         self.assertEqual(self.record(), (DATA, b"answer"))
 
+    def test_what_is_owed_goes_in_front_of_what_is_written_first(self) -> None:
+        self.carrier.owe(b"the last words")
+        self.assertIsNone(self.carrier.write(self.buffer(b"x")))
+        self.assertEqual(self.far.recv(14), b"the last words")
+        self.assertEqual(self.record(), (DATA, b"x"))
+        self.assertIsNone(self.carrier.write(self.buffer(b"y")))
+        self.assertEqual(self.record(), (DATA, b"y"))
+
+    def test_what_is_owed_goes_in_front_of_an_end_too(self) -> None:
+        self.carrier.owe(b"the last words")
+        self.assertIsNone(self.carrier.close_notify())
+        self.assertEqual(self.far.recv(14), b"the last words")
+        self.assertEqual(self.record(), (ALERT, b"\1\0"))
+
     def test_worn_keys_are_changed(self) -> None:
         self.carrier = Records(self.near, AES, OURS, THEIRS, 1 << 24, server=True)
         self.reads.sequence = 1 << 24

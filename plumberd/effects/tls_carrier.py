@@ -27,6 +27,9 @@ from plumberd.pure.tls_records import (
 SEAL_BYTES = 8 * 16384
 """So much is protected before it is written: what the socket does not take of it has to be kept."""
 
+HEAD_BYTES = 8192
+"""What waits to be written goes together with what comes behind it, if it is no longer than that."""
+
 READ_BYTES = 1 << 18
 """As much as a large buffer of a relay holds."""
 
@@ -37,7 +40,7 @@ _FATAL = 2  # RFC 8446, 6
 
 # One thread uses them, and nothing stays in them between two calls.
 _read = memoryview(bytearray(READ_BYTES))
-_sealed = memoryview(bytearray(SEAL_BYTES + SEAL_BYTES // 16384 * OVERHEAD_BYTES))
+_sealed = memoryview(bytearray(HEAD_BYTES + SEAL_BYTES + SEAL_BYTES // 16384 * OVERHEAD_BYTES))
 
 
 class Carrier(Protocol):
@@ -139,18 +142,19 @@ class Records:
 
     def write(self, buffer: Buffer) -> Want | None:
         """See :meth:`Carrier.write`."""
-        if self._unsent and not self._flush():
-            return Want.WRITE
         sealer, end = self._sealer, buffer.end
         start = buffer.start + self._gone
+        if self._unsent and (self._gone or len(self._unsent) > HEAD_BYTES // 2) and not self._flush():
+            return Want.WRITE
         while start < end:
             if self._opener.owes_keys or sealer.is_worn:
                 self._opener.owes_keys = False
-                self._unsent = sealer.seal_new_keys()
-                if not self._flush():
-                    return Want.WRITE
+                self._unsent += sealer.seal_new_keys()
+            head = len(self._unsent)
+            _sealed[:head] = self._unsent
+            self._unsent = b""
             stop = min(start + SEAL_BYTES, end)
-            length = sealer.seal_into(buffer.whole, start, stop, _sealed)
+            length = head + sealer.seal_into(buffer.whole, start, stop, _sealed[head:])
             start = stop
             self._gone = start - buffer.start
             try:
@@ -162,6 +166,10 @@ class Records:
                 return Want.WRITE
         self._gone = 0
         return None
+
+    def owe(self, flight: bytes) -> None:
+        """Write *flight*, the handshake's last words, in front of what is written first: that comes at once."""
+        self._unsent = flight
 
     def _flush(self) -> bool:
         try:

@@ -77,12 +77,14 @@ class TlsHandshake:
         server: bool,
         fault_of: FaultOf | None = None,
         turns: Turns | None = None,
+        speaks_at_once: bool = False,
     ) -> None:
         """Prepare; :meth:`start` begins.
 
         :param connection: on *sock*, and not begun, of :func:`plumberd.effects.openssl.connect`.
         :param fault_of: knows better than OpenSSL why a certificate was not believed.
         :param turns: shared by all handshakes of *poll*.
+        :param speaks_at_once: *done* writes at once.
         """
         self._poll = poll
         self._sock = sock
@@ -90,7 +92,7 @@ class TlsHandshake:
         self._fault_of = fault_of
         self._turns = turns
         self._in_turn = False
-        self._wire = Wire(connection, sock, server=server)
+        self._wire = Wire(connection, sock, server=server, speaks_at_once=speaks_at_once)
 
     def start(self) -> None:
         """Begin."""

@@ -51,6 +51,7 @@ class Wire:
         "_flights",
         "_secrets",
         "_sock",
+        "_speaks_at_once",
         "_ssl",
         "_unsent",
         "alpn",
@@ -65,11 +66,16 @@ class Wire:
         "writing_waits",
     )
 
-    def __init__(self, connection: SSL.Connection, sock: socket.socket, *, server: bool) -> None:
+    def __init__(
+        self, connection: SSL.Connection, sock: socket.socket, *, server: bool, speaks_at_once: bool = False
+    ) -> None:
         """Take a *connection* on *sock* that has not begun, of :func:`plumberd.effects.openssl.connect`.
 
         Nothing is sent yet.
+
+        :param speaks_at_once: something is written as soon as the handshake is over; its last words may go with that.
         """
+        self._speaks_at_once = speaks_at_once
         self.server = server
         # What TLS calls back stands in the context that it began with, whatever SNI makes of it.
         self._context: SSL.Context | None = connection.get_context()
@@ -178,6 +184,9 @@ class Wire:
             written = count_protected(last_flight) if self.server else 0
             ours, theirs = secrets[self.server], secrets[not self.server]
             self._carrier = Records(self._sock, suite, ours, theirs, written, server=self.server)
+            if self._speaks_at_once:
+                self._carrier.owe(self._unsent)
+                self._unsent = b""
         else:
             openssl.use_socket(self._ssl, self._sock.fileno())
             self._carrier = ByOpenSsl(self._ssl)

@@ -74,6 +74,7 @@ class TlsDial:
                 server=False,
                 fault_of=fault_of,
                 turns=self._core.turns,
+                speaks_at_once=uri.service is not None,
             )
         )
 
