@@ -20,6 +20,7 @@ from plumberd.pure.psk import PreSharedKey
 from plumberd.pure.tls import ClientCertificates, TlsSettings
 from plumberd.wiring.config.doubts import MOST, NOTE, TARGETS, WARNING, doubts, surroundings
 from plumberd.wiring.config.settings import Settings
+from plumberd.wiring.dialing.reach import SERVED
 from tests.tables import each
 from tests.test_announce import settings
 
@@ -65,8 +66,8 @@ class Rules(SynchronousTestCase):
         self.assertEqual(warnings(*rules, publish=published, tcpd=("tcp:9000",)), [])
 
     def test_one_for_what_nothing_carries(self) -> None:
-        text = "rule 1 opens and closes nothing: no connection is made by ws here"
-        self.assertEqual(warnings("deny out a ws:any"), [text])
+        text = "rule 1 opens and closes nothing: no connection is made by udp here"
+        self.assertEqual(warnings("deny out a udp:any"), [text])
         routes = {"web": parse_route("web", "tls:a.example:443")}
         self.assertEqual(warnings("deny out a tls:any", routes=routes), [])
 
@@ -278,7 +279,7 @@ class Around(SynchronousTestCase):
 
     def test_what_is_carried_is_what_is_served_and_what_endpoints_do(self) -> None:
         made = settings(routes={"a": parse_route("a", "tls:h.example:443"), "b": parse_route("b", "systemd:x:y")})
-        self.assertEqual(surroundings(made).carries, {"tcp", "unix", "tls", "udp", "systemd"})
+        self.assertEqual(surroundings(made).carries, {*SERVED, "systemd"})
         self.assertEqual(surroundings(made).special, {"systemd"})
 
     def test_who_the_broker_is(self) -> None:

@@ -219,7 +219,7 @@ class RefusedPlaces(ReachTestCase):
 
     def test_what_nothing_carries_is_raised_and_nothing_is_under_way(self) -> None:
         with self.assertRaises(Refused):
-            self.reach("wss://127.0.0.1:1" if "wss" not in SERVED else "ws://127.0.0.1:1")
+            self.reach("udp://127.0.0.1:1")
         self.assertEqual(self.done, [])
 
     def test_a_string_that_makes_no_endpoint_is_raised(self) -> None:

@@ -23,7 +23,7 @@ from plumberd.pure.psk import PreSharedKey, PskError, parse_keys
 from plumberd.pure.refusals import printable
 from plumberd.pure.tls import Authority, Certificate, RevocationList
 from plumberd.pure.tokens import FILE_BYTES as TOKEN_FILE_BYTES
-from plumberd.pure.tokens import TokenError, Tokens, parse_tokens
+from plumberd.pure.tokens import TOKEN_CHARS, TokenError, Tokens, is_token, parse_tokens
 
 T = TypeVar("T")
 
@@ -126,6 +126,16 @@ class TlsFiles:
         except PskError as e:
             raise TlsFileError(file, e.mistakes) from None
 
+    def token(self, file: str) -> str:
+        """Return the bearer token that a file holds, in its only line.
+
+        :raises TlsFileError: where it holds anything else.
+        """
+        text = self._read_secret(file, TOKEN_CHARS + 2).decode("latin-1").removesuffix("\n").removesuffix("\r")
+        if not is_token(text):
+            raise TlsFileError(file, [(0, "wanted one line with a token, as plumb token new prints it")])
+        return text
+
     def tokens(self, file: str) -> Tokens:
         """Return the digests of tokens of a file.
 
@@ -202,6 +212,10 @@ class UnreadFiles(TlsFiles):
 
     def password(self, file: str) -> str:
         """See :meth:`TlsFiles.password`."""
+        return ""
+
+    def token(self, file: str) -> str:
+        """See :meth:`TlsFiles.token`."""
         return ""
 
 

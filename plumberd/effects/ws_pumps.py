@@ -7,9 +7,11 @@ browser slows the service, and costs what one read brings.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections import deque
 
+from plumberd.effects import kernel
 from plumberd.effects.poll import OUT
 from plumberd.effects.pumps import NOTHING, PACKET_BYTES, Broken, Pump, Untranslatable, grow
 from plumberd.effects.ws_line import READ_BYTES, Line
@@ -31,6 +33,9 @@ from plumberd.pure.ws_frames import (
 )
 from plumberd.pure.ws_messages import Inward, Masks, Outward
 
+_MASKS_BYTES = 256
+"""So many random bytes are asked for at once: each is a system call."""
+
 _PEEK = int(socket.MSG_PEEK | socket.MSG_TRUNC | socket.MSG_DONTWAIT)
 _SEND = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 _NOW = int(socket.MSG_DONTWAIT)
@@ -45,6 +50,25 @@ class Untold(Exception):
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
         self.code = code
+
+
+class RandomMasks:
+    """Gives each frame of a client its four random bytes (RFC 6455, 5.3)."""
+
+    __slots__ = ("_at", "_random")
+
+    def __init__(self) -> None:
+        self._random = b""
+        self._at = 0
+
+    def next(self) -> bytes:
+        """Return four bytes that nobody can have foreseen."""
+        at = self._at
+        if at == len(self._random):
+            self._random = os.urandom(_MASKS_BYTES)
+            at = 0
+        self._at = at + 4
+        return self._random[at : at + 4]
 
 
 class Session:
@@ -206,7 +230,10 @@ class WsReader(Pump):
         inward: Inward,
         session: Session,
         writer: WsWriter,
+        *,
+        framed: bool = False,
     ) -> None:
+        """*framed*: write each message by itself, when the last was taken."""
         super().__init__(source, sink)
         self.deaf = False
         self.over = False
@@ -216,6 +243,8 @@ class WsReader(Pump):
         self._session = session
         self._writer = writer
         self._queue: deque[bytes] = deque()
+        self._framed = framed
+        self._in_part = False
         if sink.type == socket.SOCK_SEQPACKET:
             grow(sink)
 
@@ -274,6 +303,8 @@ class WsReader(Pump):
         queue = self._queue
         while queue:
             piece = queue[0]
+            if self._framed and not self._in_part and kernel.is_untaken(self.sink.fileno()):
+                break
             try:
                 count = self.sink.send(piece, _SEND)
             except BlockingIOError:
@@ -284,7 +315,8 @@ class WsReader(Pump):
                 raise
             self.moved += count
             moved = True
-            if count < len(piece):
+            self._in_part = count < len(piece)
+            if self._in_part:
                 queue[0] = piece[count:]
                 break
             queue.popleft()

@@ -7,6 +7,7 @@ which is encrypted.
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass, field
 
 from plumberd.pure.passwords import Passwords
@@ -59,7 +60,7 @@ def check_credentials(uri: Uri) -> None:
     if uri.scheme not in CARRYING:
         where = " and ".join(CARRYING)
         raise Refused(Refusal.BAD_REQUEST, f"credentials are not sent over plain {uri.scheme}; {where} carry them")
-    if uri.service is None:
+    if uri.service is None and uri.scheme != "wss":
         raise Refused(
             Refusal.BAD_REQUEST, "credentials go to a plumberd, with the name of a service; the URI names none"
         )
@@ -67,6 +68,25 @@ def check_credentials(uri: Uri) -> None:
         raise Refused(Refusal.BAD_REQUEST, "a password without the name of a user")
     if ":" in uri.user:
         raise Refused(Refusal.BAD_REQUEST, "the name of a user holds no colon")
+
+
+def authorization_for(uri: Uri, peer: PeerSettings | None) -> str | None:
+    """Return what goes into HTTP's ``Authorization`` towards *uri*, if anything does: nothing where all can read it.
+
+    The lookup's own login goes before what this machine proves there, of that a token before a login.
+
+    :param peer: what the configuration says of that very host and port.
+    :raises Refused: as :func:`login_for`.
+    """
+    if uri.scheme not in CARRYING:
+        check_credentials(uri)
+        return None
+    if uri.user is None and peer is not None and peer.token is not None:
+        return f"Bearer {peer.token}"
+    login = login_for(uri, peer)
+    if login is None:
+        return None
+    return "Basic " + base64.b64encode(f"{login.user}:{login.password}".encode()).decode("ascii")
 
 
 def login_for(uri: Uri, peer: PeerSettings | None) -> Login | None:
@@ -81,7 +101,7 @@ def login_for(uri: Uri, peer: PeerSettings | None) -> Login | None:
     check_credentials(uri)
     if uri.user is not None and uri.password is not None:
         return Login(uri.user, uri.password)
-    if uri.service is None or uri.scheme not in CARRYING:
+    if (uri.service is None and uri.scheme != "wss") or uri.scheme not in CARRYING:
         return None
     if peer is not None and peer.login is not None and peer.password is not None and uri.user in (None, peer.login):
         return Login(peer.login, peer.password)

@@ -150,6 +150,7 @@ class PeerSettings:
     :ivar login: a user's name, for the handshake inside.
     :ivar pins: its certificate's own key has to be one of these: ``sha256:`` and 64 hexadecimal digits.
     :ivar trust: in the place of what else is trusted.
+    :ivar token: a bearer token, for webipcd there, or any WebSocket server.
     :ivar forward: whether it is told on whose behalf this machine calls, as a gateway.
     """
 
@@ -161,11 +162,14 @@ class PeerSettings:
     pins: tuple[str, ...] = ()
     trust: Trust | None = None
     forward: bool = False
+    token_file: str | None = None
+    token: str | None = field(default=None, repr=False)
 
     @property
     def proves(self) -> bool:
         """Whether this machine proves something there, that no client could prove by itself."""
-        return self.psk is not None or self.certificate is not None or self.login is not None
+        proofs = (self.psk, self.certificate, self.login, self.token_file)
+        return any(proof is not None for proof in proofs)
 
     def __str__(self) -> str:
         """What is said, without a secret."""
@@ -173,6 +177,7 @@ class PeerSettings:
             ("psk", self.psk and self.psk.identity),
             ("certificate", self.certificate and self.certificate.chain_file),
             ("login", self.login),
+            ("token", self.token_file),
             ("pin", ", ".join(self.pins)),
             ("trust", self.trust and str(self.trust)),
         )

@@ -31,7 +31,15 @@ DEFAULT_PORTS = {"tcp": 9000, "tls": 9001, "udp": 9000, "ws": 80, "wss": 443}
 FRAMINGS = ("raw", "libipc-2019", "libipc-2020", "libipc-2023", "libipc-zig")
 """What ``?framing=`` may say: how the messages look that are cut into packets."""
 
-_OPTIONS = {"tcp": ("framing",), "unix": ("framing",), "udp": ("framing",), "tls": ("framing", "alpn")}
+_WEB_OPTIONS = ("framing", "path", "protocol", "text")
+_OPTIONS = {
+    "tcp": ("framing",),
+    "unix": ("framing",),
+    "udp": ("framing",),
+    "tls": ("framing", "alpn"),
+    "ws": _WEB_OPTIONS,
+    "wss": _WEB_OPTIONS,
+}
 
 OPTIONS: dict[str, frozenset[str]] = {scheme: frozenset(_OPTIONS.get(scheme, ())) for scheme in SCHEMES}
 """The options that each scheme knows (``?name=value``). An unknown one is a mistake, never ignored."""
@@ -41,6 +49,8 @@ _UNRESERVED = "A-Za-z0-9._~\\-"  # RFC 3986, 2.3
 _SUB_DELIMS = "!$&'()*+,;="  # RFC 3986, 2.2
 _USERINFO = re.compile(rf"(?:[{_UNRESERVED}{re.escape(_SUB_DELIMS)}]|%[0-9A-Fa-f]{{2}})*\Z")
 _ALPN = re.compile(r"[!-+\--~]{1,64}(?:,[!-+\--~]{1,64}){0,7}\Z")  # RFC 7301, in printable characters
+_WEB_PATH = re.compile(r"/[!-\"$-~]{0,1023}\Z")  # RFC 3986, 3.3 and 3.4, with a query and no fragment
+_WEB_PROTOCOL = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}\Z")  # RFC 6455, 4.1: a token of HTTP
 _OPTION_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}\Z")
 _PORT = re.compile(r"[1-9][0-9]{0,4}\Z")
 
@@ -105,6 +115,8 @@ def parse_uri(text: str) -> Uri:
     service = _service(text, path) if path else None
     if scheme == "unix":
         return _unix(text, authority, service, options)
+    if service is not None and any(name in ("path", "protocol") for name, _ in options):
+        raise _error(text, "path and protocol are for a far side without a service: the service is the path")
     user, password, hostport = _userinfo(text, authority)
     host, port = _hostport(text, hostport, DEFAULT_PORTS[scheme])
     return Uri(scheme, host, port, service, user, password, options)
@@ -230,6 +242,12 @@ def _options(text: str, scheme: str, query: str) -> tuple[tuple[str, str], ...]:
             found[name] = percent_decode(value)
             if name == "alpn" and not _ALPN.match(found[name]):
                 raise UriError("alpn: wanted the names of protocols, separated by commas: h2,http/1.1")
+            if name == "path" and not _WEB_PATH.match(found[name]):
+                raise UriError("path: wanted what stands behind the host in a URL, percent-encoded: %2Fchat")
+            if name == "protocol" and not _WEB_PROTOCOL.match(found[name]):
+                raise UriError("protocol: wanted the name of one subprotocol")
+            if name == "text" and found[name] != "yes":
+                raise UriError("text: wanted yes")
             if name == "framing" and found[name] not in FRAMINGS:
                 raise UriError(f"framing: wanted one of {', '.join(FRAMINGS)}")
         except UriError as e:

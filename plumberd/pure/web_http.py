@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
 
 import h11
 
-from plumberd.pure.refusals import Refusal
+from plumberd.pure.handshake import SaidNo
+from plumberd.pure.refusals import Refusal, Refused, printable
 
 REQUEST_BYTES = 16384
 """Longest head of a request."""
@@ -171,6 +173,53 @@ _ASKED = [("Host", "x"), ("Connection", "Upgrade"), ("Upgrade", "websocket")]
 def accept_of(key: str) -> str:
     """Return what proves that *key*, of a request, was read (RFC 6455, 4.2.2)."""
     return base64.b64encode(hashlib.sha1(key.encode("ascii") + _GUID, usedforsecurity=False).digest()).decode("ascii")
+
+
+def asking(host: str, target: str, key: str, protocols: Sequence[str], headers: Sequence[tuple[str, str]]) -> bytes:
+    """Return the request for a WebSocket.
+
+    :param host: with its port, where that is not the scheme's own.
+    :param key: 16 random bytes, in base64.
+    """
+    lines = [
+        f"GET {target} HTTP/1.1",
+        f"Host: {host}",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Key: {key}",
+        "Sec-WebSocket-Version: 13",
+        *((f"Sec-WebSocket-Protocol: {', '.join(protocols)}",) if protocols else ()),
+        *(f"{name}: {value}" for name, value in headers),
+    ]
+    return "\r\n".join((*lines, "", "")).encode("ascii")
+
+
+def check_switched(answer: HttpAnswer, key: str, protocols: Sequence[str]) -> None:
+    """Check that *answer* is the beginning of a WebSocket to who asked with *key* and *protocols*.
+
+    :raises HttpError: it says what was not asked for.
+    """
+    if (answer.first("upgrade") or "").lower() != "websocket" or answer.first("sec-websocket-accept") != accept_of(key):
+        raise HttpError(HTTPStatus.BAD_GATEWAY, "the far side switches to something that is no WebSocket")
+    if answer.first("sec-websocket-extensions") is not None:
+        raise HttpError(HTTPStatus.BAD_GATEWAY, "the far side uses an extension that was not offered")
+    chosen = answer.first("sec-websocket-protocol")
+    if chosen is not None and chosen not in protocols:
+        raise HttpError(HTTPStatus.BAD_GATEWAY, "the far side chose a subprotocol that was not offered")
+
+
+def refusal_of(answer: HttpAnswer, body: bytes) -> Refused:
+    """Return the refusal that a far side's *answer* is; a webipcd's body begins with the word."""
+    said = printable(body).replace("?", " ").strip()
+    word = said.partition(":")[0]
+    known = {one.value: one for one in Refusal}
+    text = f"the far side refused: {answer.status} {said}".rstrip()
+    if word in known and STATUS[known[word]] == answer.status:
+        return SaidNo(known[word], f"the far side refused: {said}")
+    for refusal_word, status in STATUS.items():
+        if status == answer.status:
+            return SaidNo(refusal_word, text)
+    return Refused(Refusal.UNREACHABLE, f"the far side answered {answer.status}, and opened no WebSocket")
 
 
 def switching(key: str, protocol: str | None) -> bytes:

@@ -22,9 +22,13 @@ VERSION = "13"
 TOKEN = "plumb.token."  # noqa: S105 - what stands in front of one
 """In front of a token among the subprotocols: the one place where a browser lets a page say anything."""
 
+HOPS = "Plumb-Hops"
+"""The header in which a gateway tells how many there have been, so that a loop ends."""
+
 PROTOCOLS = 16
 """Most subprotocols that are offered."""
 
+_NUMBER = re.compile(r"(?:0|[1-9][0-9]{0,3})\Z")
 _KEY_BYTES = 16
 _TARGET = re.compile(r"/[!-~]*\Z")
 
@@ -108,6 +112,17 @@ def proof_of(request: HttpRequest, *, is_browser: bool, encrypted: bool) -> Proo
             raise HttpError(HTTPStatus.BAD_REQUEST, "a user and a password are taken only where all is encrypted")
         return Proof(login=_login(value.strip()))
     raise HttpError(HTTPStatus.BAD_REQUEST, "Authorization: wanted Bearer and a token")
+
+
+def hops_of(request: HttpRequest) -> int:
+    """Return how many gateways of ours the request says that it has come through.
+
+    :raises HttpError: 400, where that is no number.
+    """
+    text = request.one(HOPS.lower()) or "0"
+    if not _NUMBER.match(text):
+        raise HttpError(HTTPStatus.BAD_REQUEST, f"{HOPS}: wanted a number")
+    return int(text)
 
 
 def _upgrade(request: HttpRequest, path: str) -> Upgrade:

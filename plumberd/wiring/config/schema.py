@@ -141,6 +141,7 @@ class Peer:
     pin: Pins = Pins(())
     trust: Words = Words(())
     forward: bool = False
+    token_file: Directory | None = None
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,11 @@ class TlsTables:
             at = (*path, "password_file")
             password_file = self._absolute(at, table.password_file)
             password = self._read(at, self._files.password, password_file)
+        token_file = token = None
+        if table.token_file is not None:
+            at = (*path, "token_file")
+            token_file = self._absolute(at, table.token_file)
+            token = self._read(at, self._files.token, token_file)
         return PeerSettings(
             psk,
             self._certificate(path, table.certificate, table.private_key),
@@ -85,6 +90,8 @@ class TlsTables:
             table.pin,
             self._trust((*path, "trust"), table.trust),
             table.forward,
+            token_file,
+            token,
         )
 
     def _psk(self, path: Path, identity: str, keys: tuple[PreSharedKey, ...]) -> PreSharedKey | None:

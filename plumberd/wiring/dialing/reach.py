@@ -18,10 +18,12 @@ from plumberd.effects.dial_tcp import Owner, TcpDial, new_socket
 from plumberd.effects.dial_unix import UnixDial
 from plumberd.effects.endpoint_relay import Half
 from plumberd.effects.messages import MessageEnd, bound_packets, message_pair
+from plumberd.effects.pumps import packet_pair
 from plumberd.effects.relay import Relay
 from plumberd.effects.tls_pumps import make_tls_pumps
 from plumberd.effects.tls_wire import Wire
 from plumberd.effects.udp import new_socket as new_udp_socket
+from plumberd.effects.ws_line import Line
 from plumberd.framing import Framing
 from plumberd.pure.carry import carry, carry_messages, carry_tls
 from plumberd.pure.modes import Mode
@@ -37,11 +39,13 @@ from plumberd.wiring.dialing.endpoint_dial import EndpointDial
 from plumberd.wiring.dialing.tls_dial import TlsDial
 from plumberd.wiring.dialing.udp_carry import Reached as UdpReached
 from plumberd.wiring.dialing.udp_carry import UdpCarry
+from plumberd.wiring.dialing.ws_dial import WsDial
+from plumberd.wiring.dialing.ws_ends import carried_uri, carry_outbound
 
-SERVED = ("tcp", "tls", "udp", "unix")
+SERVED = ("tcp", "tls", "udp", "ws", "wss", "unix")
 """The schemes that something here carries; others are ``not-possible``."""
 
-CARRY_MESSAGES = ("udp",)
+CARRY_MESSAGES = ("udp", "ws", "wss")
 """Those of them that carry messages: what they reach fits the shape that is asked for."""
 
 
@@ -191,11 +195,11 @@ class Reach:
         elif daemon_address := _for_scheme_daemon(self._core, target, self._addresses):
             self._sock = self._core.services.dial_scheme(target.scheme)
             self._mark("connect")
-            if target.scheme in CARRY_MESSAGES:
+            if target.scheme == "udp":
                 self._have_messages_carried(target, daemon_address)
                 return
-            if target.scheme == "tls":
-                question = carry_tls(target, daemon_address, ruled=self._ruled)
+            if target.scheme != "tcp":
+                question = carry_tls(carried_uri(target, self._ws_shape(target)), daemon_address, ruled=self._ruled)
             else:
                 question = carry(Uri(target.scheme, str(daemon_address), target.port, target.service))
             self._go(SchemeCall(self._core.poll, self._sock, question, self._answered))
@@ -338,13 +342,50 @@ class Reach:
             return
         self._sock, self._address = result
         assert isinstance(self._target, Uri)
-        if self._target.scheme == "tls":
+        if self._target.scheme in ("ws", "wss"):
+            hops, shape = self._traveller.hops, self._ws_shape(self._target)
+            self._go(WsDial(self._core, self._sock, self._target, hops, shape, self._upgraded, self._mark))
+        elif self._target.scheme == "tls":
             hops, caller = self._traveller.hops, self._traveller.caller
             self._go(TlsDial(self._core, self._sock, self._target, hops, caller, self._secured, self._mark))
         elif self._target.service is None:
             self._finish()
         else:
             self._go(TcpCall(self._core.poll, self._sock, self._target.service, self._answered))
+
+    def _ws_shape(self, target: Uri) -> Shape:
+        """Return what the near end is like: of a caller by tcp or tls, whose bytes go on as they are, a stream."""
+        caller = self._traveller.caller
+        if caller is not None and caller.scheme in ("tcp", "tls") and target.option("framing") is None:
+            return STREAM
+        return self._traveller.shape
+
+    def _upgraded(self, result: Line | Refused) -> None:
+        """Carry the WebSocket: the other end of a pair, which fits who asked, is what was asked for."""
+        self._step = None
+        sock, self._sock = self._sock, None
+        assert sock is not None and isinstance(self._target, Uri)
+        if isinstance(result, Refused):
+            sock.close()
+            self._done(result)
+            return
+        core, traveller, shape = self._core, self._traveller, self._ws_shape(self._target)
+        try:
+            core.begin_relay(traveller.account)
+        except Refused as e:
+            sock.close()
+            self._done(e)
+            return
+        try:
+            ours, theirs = packet_pair() if shape.packets else socket.socketpair()
+        except OSError as e:
+            core.relay_places.leave(traveller.account)
+            sock.close()
+            self._done(Refused(Refusal.BUSY, f"no descriptors for a relay: {e.strerror}"))
+            return
+        relay = carry_outbound(core, result, sock, ours, self._target, shape, self._carried, framed=traveller.framed)
+        relay.start()
+        self._done(Reached(theirs, self._address, fits=True))
 
     def _secured(self, result: Wire | Refused) -> None:
         """Carry what is inside TLS: the other end of a pair is what was asked for."""
@@ -406,7 +447,7 @@ def _for_scheme_daemon(core: Core, uri: Uri, addresses: tuple[IPAddress, ...]) -
     """Return the address to tell another process's scheme daemon; what does not fit its one form we dial ourselves."""
     if not core.settings.asks_scheme_daemon(uri.scheme):
         return None
-    if uri.scheme in ("tls", *CARRY_MESSAGES):
+    if uri.scheme != "tcp":
         return next(iter(addresses), None)
     if uri.service is None:
         return None

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 from collections.abc import Callable
 
 from plumberd.effects.relay import Relay
 from plumberd.effects.ws_line import Line
-from plumberd.effects.ws_pumps import Session, WsReader, WsWriter
+from plumberd.effects.ws_pumps import RandomMasks, Session, WsReader, WsWriter
 from plumberd.effects.ws_relay import WsRelay
 from plumberd.framing import Framing
+from plumberd.pure.refusals import Refusal, Refused
+from plumberd.pure.shape import Shape
+from plumberd.pure.uri import Uri
 from plumberd.pure.ws_frames import FrameDecoder
 from plumberd.pure.ws_messages import Inward, Masks, Outward, Subprotocol, form_of
 from plumberd.wiring.clients.delivery import as_stream
@@ -54,6 +58,65 @@ def carry_inbound(
     )
 
 
+def carry_outbound(
+    core: Core,
+    line: Line,
+    sock: socket.socket,
+    ours: socket.socket,
+    uri: Uri,
+    shape: Shape,
+    done: Callable[[Relay], None],
+    *,
+    framed: bool = False,
+) -> WsRelay:
+    """Return what carries between the far side and *ours*, one end of a client's pair; it owns both sockets.
+
+    :param shape: what the client's end is like.
+    :param framed: write whole messages to *ours*, each when the last was taken.
+    """
+    framing = Framing(shape.framing_for(uri))
+    is_text = uri.option("text") is not None
+    protocol = protocol_of(uri, shape)
+    return make_relay(
+        core,
+        line,
+        sock,
+        ours,
+        protocol,
+        framing,
+        done,
+        masked=False,
+        text=is_text,
+        masks=RandomMasks().next,
+        framed=framed and protocol is not Subprotocol.RAW,
+    )
+
+
+def protocol_of(uri: Uri, shape: Shape) -> Subprotocol:
+    """Return what the messages mean to a client of that *shape*."""
+    is_bytes = not shape.packets and shape.framing_for(uri) == Framing.RAW.value
+    return Subprotocol.RAW if is_bytes else Subprotocol.IPC
+
+
+def carried_uri(uri: Uri, shape: Shape) -> Uri:
+    """Return *uri* as another process's webipcd has to know it: with the framing of who asks.
+
+    :raises Refused: ``not-possible`` where a stream in between would lose where the messages end.
+    """
+    framing = shape.framing_for(uri)
+    if uri.scheme not in ("ws", "wss") or (framing == Framing.RAW.value and not shape.packets):
+        return uri
+    if framing == Framing.RAW.value:
+        raise Refused(
+            Refusal.NOT_POSSIBLE,
+            f"type={shape.type.value}: packets without a framing, and another process carries {uri.scheme}; "
+            "ask for a stream, or name a framing",
+        )
+    if uri.option("framing") is not None:
+        return uri
+    return dataclasses.replace(uri, options=(*uri.options, ("framing", framing)))
+
+
 def make_relay(
     core: Core,
     line: Line,
@@ -67,6 +130,7 @@ def make_relay(
     text: bool,
     masks: Masks | None,
     preface: bytes = b"",
+    framed: bool = False,
 ) -> WsRelay:
     """Return what carries between the WebSocket on *line*, which is on *sock*, and *other*; not started yet."""
     packets = other.type != socket.SOCK_STREAM
@@ -76,8 +140,10 @@ def make_relay(
     writer = WsWriter(line, other, sock, outward, session)
     if preface:
         writer.preface(preface)
-    decoder = FrameDecoder(masked=masked, limit_bytes=limit, form=form_of(protocol, framing, packets=packets))
-    reader = WsReader(line, sock, other, decoder, Inward(framing, packets=packets), session, writer)
+    form = form_of(protocol, framing, packets=packets or framed)
+    decoder = FrameDecoder(masked=masked, limit_bytes=limit, form=form)
+    inward = Inward(framing, packets=packets or framed)
+    reader = WsReader(line, sock, other, decoder, inward, session, writer, framed=framed)
     relay = WsRelay(
         core.poll,
         core.reactor,

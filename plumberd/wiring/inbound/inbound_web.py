@@ -20,16 +20,19 @@ from plumberd.effects.tls_wire import Wire
 from plumberd.effects.ws_line import Line, PlainLine, TlsLine
 from plumberd.pure.address import account_of_address
 from plumberd.pure.identities import logged_in, with_token
+from plumberd.pure.plumb_handshake import MOST_HOPS
 from plumberd.pure.proxy_header import End
 from plumberd.pure.refusals import Refusal, Refused, printable
+from plumberd.pure.shape import STREAM, Shape
 from plumberd.pure.web_http import STATUS, HttpError, HttpRequest, RequestReader, answer, refusal, switching
-from plumberd.pure.web_request import Own, Proof, Upgrade, parse_request, proof_of
+from plumberd.pure.web_request import Own, Proof, Upgrade, hops_of, parse_request, proof_of
 from plumberd.pure.web_safety import check_host, check_origin, source_of
 from plumberd.pure.who import RemoteWho
+from plumberd.pure.ws_messages import Subprotocol
 from plumberd.wiring.clients.registrations import Registration
 from plumberd.wiring.core import Cancellable
 from plumberd.wiring.dialing.approach import guard
-from plumberd.wiring.dialing.ws_ends import carry_inbound
+from plumberd.wiring.dialing.ws_ends import STREAM_FRAMING, carry_inbound
 from plumberd.wiring.inbound.inbound import Callers, Inbound
 from plumberd.wiring.inbound.inbound_tls import proved_by
 from plumberd.wiring.inbound.proxied import end_of
@@ -93,6 +96,15 @@ class WebInbound(Inbound):
     def tls_version(self) -> str:
         """See :meth:`Inbound.tls_version`."""
         return self._wire.version if self._wire is not None else ""
+
+    @property
+    def shape(self) -> Shape:
+        """See :attr:`Inbound.shape`: messages go on as messages."""
+        asked = self._asked
+        assert isinstance(asked, Upgrade)
+        if asked.protocol is Subprotocol.RAW:
+            return STREAM
+        return Shape(framing=self.core.settings.framings.get(self._service, STREAM_FRAMING.value))
 
     def carry(self, service: socket.socket) -> None:
         """See :meth:`Inbound.carry`."""
@@ -209,6 +221,7 @@ class WebInbound(Inbound):
         else:
             self.who = RemoteWho(scheme, source.address, 0, proved, f"proxy {peer.address or 'unix'}")
         self._asked = asked = parse_request(request)
+        self.hops = hops_of(request)
         page = page_of(asked, web) if isinstance(asked, Own) else None
         if isinstance(page, bytes):
             self._answer(page)
@@ -264,6 +277,8 @@ class WebInbound(Inbound):
         """From here on it is who it has proved to be."""
         self._before_service = False
         asked = self._asked
+        if self.hops > MOST_HOPS:
+            raise Refused(Refusal.NOT_POSSIBLE, f"a chain of more than {MOST_HOPS} gateways")
         if isinstance(asked, Upgrade):
             self.named(asked.name.encode("ascii"))
             return

@@ -1,4 +1,4 @@
-"""A scheme daemon's socket, ``<run directory>/tcp``, ``/tls`` or ``/udp``: a broker of another process asks, we carry.
+"""A scheme daemon's socket, ``<run directory>/tcp``, say: a broker of another process asks, and we carry.
 
 It answers root, our own user and configured users only: who may ask here may
 dial anything, for the broker has decided already.
@@ -27,11 +27,13 @@ from plumberd.effects.tls_wire import Wire
 from plumberd.effects.udp import new_socket
 from plumberd.pure.address import unmapped
 from plumberd.pure.carry import Carried, CarryRequest, no, ok, parse_carried
+from plumberd.pure.policy.decide import PROVING
 from plumberd.pure.policy.route import parse_target_uri
 from plumberd.pure.refusals import Refusal, Refused
+from plumberd.pure.shape import Shape
 from plumberd.pure.uri import IPAddress, Uri
 from plumberd.wiring.core import Core
-from plumberd.wiring.dialing.reach import CARRY_MESSAGES, Reach, Reached, Traveller
+from plumberd.wiring.dialing.reach import Reach, Reached, Traveller
 from plumberd.wiring.dialing.udp_carry import Reached as UdpReached
 from plumberd.wiring.dialing.udp_carry import UdpCarry
 
@@ -63,7 +65,7 @@ class SchemeDaemon:
         """
         settings = self.core.settings
         self._bound = bind_socket(settings.rundir, self.scheme, settings.gid)
-        if self.scheme in CARRY_MESSAGES:  # the end that has them comes along
+        if self.scheme == "udp":  # the end that has them comes along
             kernel.take_descriptors(self._bound.sock, wanted=True)
         self.core.own.add(self._bound.identity)
 
@@ -180,7 +182,7 @@ class Carriage:
             if (level, kind) != (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 continue  # who has sent it, which is not asked for here
             for (fd,) in _FD.iter_unpack(packed[: len(packed) // _FD.size * _FD.size]):
-                if self._end is None and self._daemon.scheme in CARRY_MESSAGES:
+                if self._end is None and self._daemon.scheme == "udp":
                     self._end = _as_end(fd)
                 else:
                     os.close(fd)
@@ -194,7 +196,7 @@ class Carriage:
         mine = self._daemon.scheme
         if uri.scheme != mine:
             raise Refused(Refusal.NOT_POSSIBLE, f"this is the scheme daemon of {mine}, not of {uri.scheme}")
-        if mine == "tls" and not asked.ruled and self._core.proves(uri):
+        if mine in PROVING and not asked.ruled and self._core.proves(uri):
             raise Refused(Refusal.DENIED, "this machine proves who it is there, and no rule of the broker's allows it")
         if asked.address is not None:
             self._resolved((asked.address,))
@@ -209,13 +211,15 @@ class Carriage:
             self._refuse(answer)
             return
         assert self._uri is not None
-        if self._uri.scheme in CARRY_MESSAGES:
+        if self._uri.scheme == "udp":
             try:
                 self._carry_messages(self._uri, answer)
             except Refused as e:
                 self._refuse(e)
             return
-        reach = Reach(self._core, self._uri, answer, Traveller(self._account, carries=True), self._reached, _unmarked)
+        shape = Shape(framing=self._uri.option("framing") or "raw")
+        traveller = Traveller(self._account, shape=shape, carries=True)
+        reach = Reach(self._core, self._uri, answer, traveller, self._reached, _unmarked)
         self._step = reach
         reach.start()
 
