@@ -67,7 +67,8 @@ class Rules(SynchronousTestCase):
 
     def test_one_for_what_nothing_carries(self) -> None:
         text = "rule 1 opens and closes nothing: no connection is made by udp here"
-        self.assertEqual(warnings("deny out a udp:any"), [text])
+        with mock.patch("plumberd.wiring.config.doubts.SERVED", ("tcp", "tls")):
+            self.assertEqual(warnings("deny out a udp:any"), [text])
         routes = {"web": parse_route("web", "tls:a.example:443")}
         self.assertEqual(warnings("deny out a tls:any", routes=routes), [])
 

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -218,8 +219,8 @@ class RefusedPlaces(ReachTestCase):
         await self.check_idle()
 
     def test_what_nothing_carries_is_raised_and_nothing_is_under_way(self) -> None:
-        with self.assertRaises(Refused):
-            self.reach("udp://127.0.0.1:1")
+        with mock.patch("plumberd.wiring.dialing.reach.SERVED", ("tcp",)), self.assertRaises(Refused):
+            self.reach("ws://127.0.0.1:1")
         self.assertEqual(self.done, [])
 
     def test_a_string_that_makes_no_endpoint_is_raised(self) -> None:

@@ -10,7 +10,7 @@ from plumberd.effects import handover
 from plumberd.effects.pumps import make_pumps, packet_pair
 from plumberd.effects.relay import Relay
 from plumberd.pure.modes import Mode
-from plumberd.pure.refusals import Refused
+from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import IPAddress
 from plumberd.wiring.core import Core
 
@@ -70,6 +70,19 @@ def _relayed(
     relay = Relay(core.poll, core.reactor, core.pipes, ours, sock, done, forth=forth, back=back)
     core.relays.add(relay)
     return relay, theirs
+
+
+def relay_pair(core: Core, account: str, *, packets: bool = False) -> tuple[socket.socket, socket.socket]:
+    """Return both ends of a pair, one of which is to be relayed on *account*, which has a place for that now.
+
+    :raises Refused: ``busy`` where too much is carried already, or where there are no descriptors.
+    """
+    core.begin_relay(account)
+    try:
+        return packet_pair() if packets else socket.socketpair()
+    except OSError as e:
+        core.relay_places.leave(account)
+        raise Refused(Refusal.BUSY, f"no descriptors for a relay: {e.strerror}") from None
 
 
 def as_stream(core: Core, service: socket.socket, framing: str) -> socket.socket:

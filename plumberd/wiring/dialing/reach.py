@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from plumberd.effects import kernel
 from plumberd.effects.call import SchemeCall, TcpCall
 from plumberd.effects.datagram_relay import DatagramRelay
-from plumberd.effects.dial_tcp import Owner, TcpDial, new_socket
+from plumberd.effects.dial_tcp import TcpDial, new_socket
 from plumberd.effects.dial_unix import UnixDial
 from plumberd.effects.endpoint_relay import Half
 from plumberd.effects.messages import MessageEnd, bound_packets, message_pair
-from plumberd.effects.pumps import packet_pair
 from plumberd.effects.relay import Relay
 from plumberd.effects.tls_pumps import make_tls_pumps
 from plumberd.effects.tls_wire import Wire
@@ -30,71 +28,25 @@ from plumberd.pure.modes import Mode
 from plumberd.pure.policy.peer import Destination
 from plumberd.pure.policy.route import Endpoint
 from plumberd.pure.refusals import Refusal, Refused
-from plumberd.pure.shape import STREAM, Shape
+from plumberd.pure.shape import Shape
 from plumberd.pure.uri import IPAddress, Uri
-from plumberd.pure.who import LocalWho, RemoteWho
+from plumberd.wiring.clients.delivery import relay_pair
 from plumberd.wiring.clients.registrations import Offer, Registration, told_of
 from plumberd.wiring.core import Core
 from plumberd.wiring.dialing.endpoint_dial import EndpointDial
 from plumberd.wiring.dialing.tls_dial import TlsDial
+from plumberd.wiring.dialing.traveller import Reached as Reached
+from plumberd.wiring.dialing.traveller import Traveller as Traveller
 from plumberd.wiring.dialing.udp_carry import Reached as UdpReached
 from plumberd.wiring.dialing.udp_carry import UdpCarry
 from plumberd.wiring.dialing.ws_dial import WsDial
-from plumberd.wiring.dialing.ws_ends import carried_uri, carry_outbound
+from plumberd.wiring.dialing.ws_ends import carried_uri, carry_outbound, onward
 
 SERVED = ("tcp", "tls", "udp", "ws", "wss", "unix")
 """The schemes that something here carries; others are ``not-possible``."""
 
 CARRY_MESSAGES = ("udp", "ws", "wss")
 """Those of them that carry messages: what they reach fits the shape that is asked for."""
-
-
-@dataclass(frozen=True)
-class Traveller:
-    """For whom a connection is made.
-
-    :ivar account: on whose account what is carried for it is.
-    :ivar who: the local client, as whom local services are connected to; ``None`` is the broker itself.
-    :ivar owner: whom a TCP socket is given to before it connects.
-    :ivar shape: what the end has to be like that is wanted.
-    :ivar framed: whether each message is to be written by itself, when the last was taken.
-    :ivar ended: told how it ended, and the bytes up and down, when what something else carries is over, which
-        began with its connection.
-    :ivar caller: the remote caller, where it is one.
-    :ivar rule: what has let that in.
-    :ivar carries: whether who asks carries what is inside TLS by itself, and so gets the wire.
-    :ivar hops: how many gateways the connection will have come through.
-    """
-
-    account: str
-    who: LocalWho | None = None
-    owner: Owner | None = None
-    shape: Shape = STREAM
-    framed: bool = False
-    ended: Callable[[str, int, int], None] | None = None
-    caller: RemoteWho | None = None
-    rule: str = ""
-    hops: int = 0
-    carries: bool = False
-
-
-@dataclass(frozen=True)
-class Reached:
-    """A connection, whose socket belongs to who got it.
-
-    :ivar address: that a TCP socket is connected to.
-    :ivar wire: TLS on the socket, for who carries it by itself.
-    :ivar told: whether the service there has been told already who it is connected to.
-    :ivar fits: whether it is the end already that the traveller's shape asks for, so that nothing is put before it.
-    :ivar message_bytes: the longest message that goes through, where that is known.
-    """
-
-    sock: socket.socket
-    address: IPAddress | None = None
-    wire: Wire | None = None
-    told: bool = False
-    fits: bool = False
-    message_bytes: int = 0
 
 
 class _Step(Protocol):
@@ -199,7 +151,7 @@ class Reach:
                 self._have_messages_carried(target, daemon_address)
                 return
             if target.scheme != "tcp":
-                question = carry_tls(carried_uri(target, self._ws_shape(target)), daemon_address, ruled=self._ruled)
+                question = carry_tls(carried_uri(target, self._ws_shape), daemon_address, ruled=self._ruled)
             else:
                 question = carry(Uri(target.scheme, str(daemon_address), target.port, target.service))
             self._go(SchemeCall(self._core.poll, self._sock, question, self._answered))
@@ -343,7 +295,7 @@ class Reach:
         self._sock, self._address = result
         assert isinstance(self._target, Uri)
         if self._target.scheme in ("ws", "wss"):
-            hops, shape = self._traveller.hops, self._ws_shape(self._target)
+            hops, shape = self._traveller.hops, self._ws_shape
             self._go(WsDial(self._core, self._sock, self._target, hops, shape, self._upgraded, self._mark))
         elif self._target.scheme == "tls":
             hops, caller = self._traveller.hops, self._traveller.caller
@@ -352,13 +304,6 @@ class Reach:
             self._finish()
         else:
             self._go(TcpCall(self._core.poll, self._sock, self._target.service, self._answered))
-
-    def _ws_shape(self, target: Uri) -> Shape:
-        """Return what the near end is like: of a caller by tcp or tls, whose bytes go on as they are, a stream."""
-        caller = self._traveller.caller
-        if caller is not None and caller.scheme in ("tcp", "tls") and target.option("framing") is None:
-            return STREAM
-        return self._traveller.shape
 
     def _upgraded(self, result: Line | Refused) -> None:
         """Carry the WebSocket: the other end of a pair, which fits who asked, is what was asked for."""
@@ -369,23 +314,19 @@ class Reach:
             sock.close()
             self._done(result)
             return
-        core, traveller, shape = self._core, self._traveller, self._ws_shape(self._target)
+        account, framed = self._traveller.account, self._traveller.framed
         try:
-            core.begin_relay(traveller.account)
+            theirs = carry_outbound(
+                self._core, result, sock, self._target, self._ws_shape, account, self._carried, framed=framed
+            )
         except Refused as e:
-            sock.close()
             self._done(e)
             return
-        try:
-            ours, theirs = packet_pair() if shape.packets else socket.socketpair()
-        except OSError as e:
-            core.relay_places.leave(traveller.account)
-            sock.close()
-            self._done(Refused(Refusal.BUSY, f"no descriptors for a relay: {e.strerror}"))
-            return
-        relay = carry_outbound(core, result, sock, ours, self._target, shape, self._carried, framed=traveller.framed)
-        relay.start()
         self._done(Reached(theirs, self._address, fits=True))
+
+    @property
+    def _ws_shape(self) -> Shape:
+        return onward(self._target, self._traveller.shape, self._traveller.caller)
 
     def _secured(self, result: Wire | Refused) -> None:
         """Carry what is inside TLS: the other end of a pair is what was asked for."""
@@ -399,19 +340,12 @@ class Reach:
         if self._traveller.carries:
             self._done(Reached(sock, self._address, result))
             return
-        core, account = self._core, self._traveller.account
+        core = self._core
         try:
-            core.begin_relay(account)
+            ours, theirs = relay_pair(core, self._traveller.account)
         except Refused as e:
             sock.close()
             self._done(e)
-            return
-        try:
-            ours, theirs = socket.socketpair()
-        except OSError as e:
-            core.relay_places.leave(account)
-            sock.close()
-            self._done(Refused(Refusal.BUSY, f"no descriptors for a relay: {e.strerror}"))
             return
         forth, back = make_tls_pumps(result, sock, ours, core.buffers)
         relay = Relay(core.poll, core.reactor, core.pipes, sock, ours, self._carried, forth=forth, back=back)

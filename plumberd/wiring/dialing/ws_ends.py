@@ -12,11 +12,12 @@ from plumberd.effects.ws_pumps import RandomMasks, Session, WsReader, WsWriter
 from plumberd.effects.ws_relay import WsRelay
 from plumberd.framing import Framing
 from plumberd.pure.refusals import Refusal, Refused
-from plumberd.pure.shape import Shape
+from plumberd.pure.shape import STREAM, Shape
 from plumberd.pure.uri import Uri
+from plumberd.pure.who import RemoteWho
 from plumberd.pure.ws_frames import FrameDecoder
 from plumberd.pure.ws_messages import Inward, Masks, Outward, Subprotocol, form_of
-from plumberd.wiring.clients.delivery import as_stream
+from plumberd.wiring.clients.delivery import as_stream, relay_pair
 from plumberd.wiring.core import Core
 
 STREAM_FRAMING = Framing.LIBIPC_ZIG
@@ -62,22 +63,30 @@ def carry_outbound(
     core: Core,
     line: Line,
     sock: socket.socket,
-    ours: socket.socket,
     uri: Uri,
     shape: Shape,
+    account: str,
     done: Callable[[Relay], None],
     *,
     framed: bool = False,
-) -> WsRelay:
-    """Return what carries between the far side and *ours*, one end of a client's pair; it owns both sockets.
+) -> socket.socket:
+    """Carry between the far side and one end of a new pair; return the other, which is the client's.
 
-    :param shape: what the client's end is like.
-    :param framed: write whole messages to *ours*, each when the last was taken.
+    :param sock: below *line*; it is the relay's from now on.
+    :param shape: what the client's end is to be like.
+    :param account: on whose account it is carried.
+    :param framed: write whole messages to the client, each when the last was taken.
+    :raises Refused: ``busy``; *sock* is closed.
     """
+    try:
+        ours, theirs = relay_pair(core, account, packets=shape.packets)
+    except Refused:
+        sock.close()
+        raise
     framing = Framing(shape.framing_for(uri))
-    is_text = uri.option("text") is not None
     protocol = protocol_of(uri, shape)
-    return make_relay(
+    is_text = uri.option("text") is not None
+    relay = make_relay(
         core,
         line,
         sock,
@@ -90,6 +99,15 @@ def carry_outbound(
         masks=RandomMasks().next,
         framed=framed and protocol is not Subprotocol.RAW,
     )
+    relay.start()
+    return theirs
+
+
+def onward(target: object, shape: Shape, caller: RemoteWho | None) -> Shape:
+    """Return what the near end of a way to *target* is like; of a caller by tcp or tls the bytes go on as they are."""
+    if caller is not None and caller.scheme in ("tcp", "tls") and isinstance(target, Uri):
+        return shape if target.option("framing") is not None else STREAM
+    return shape
 
 
 def protocol_of(uri: Uri, shape: Shape) -> Subprotocol:
