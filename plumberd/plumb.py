@@ -286,10 +286,13 @@ def _add_psk(commands: Any) -> None:
 
 
 def _add_ca(commands: Any) -> None:
-    command = _add(commands, "ca", "make an authority that issues certificates", _late("ca", "run_init"))
-    command.add_argument("action", choices=("init",), help="make one")
-    command.add_argument("--name", metavar="TEXT", help="what it is called [default: plumb on HOSTNAME]")
-    _add_issuing(command, days=3650)
+    command = _add(commands, "ca", "make an authority, or take certificates of it back", _late("ca", "run_ca"))
+    command.add_argument("action", choices=("init", "revoke"), help="make one; make its list of what is taken back")
+    command.add_argument(
+        "certificates", metavar="FILE", nargs="*", help="revoke: the certificates, beside the old ones"
+    )
+    command.add_argument("--name", metavar="TEXT", help="init: what it is called [default: plumb on HOSTNAME]")
+    _add_issuing(command, "3650, of a list 365")
 
 
 def _add_cert(commands: Any) -> None:
@@ -298,13 +301,11 @@ def _add_cert(commands: Any) -> None:
     command.add_argument("--server", action="store_true", help="for listening alone")
     command.add_argument("--client", action="store_true", help="for connecting alone")
     command.add_argument("--spiffe", metavar="ID", help="also prove this SPIFFE ID: spiffe://DOMAIN/PATH")
-    _add_issuing(command, days=365)
+    _add_issuing(command, "365")
 
 
-def _add_issuing(command: argparse.ArgumentParser, days: int) -> None:
-    command.add_argument(
-        "--days", metavar="N", type=_up_to(MOST_DAYS), default=days, help=f"how long it is valid [default: {days}]"
-    )
+def _add_issuing(command: argparse.ArgumentParser, days: str) -> None:
+    command.add_argument("--days", metavar="N", type=_up_to(MOST_DAYS), help=f"how long it is valid [default: {days}]")
     command.add_argument("--dir", metavar="DIR", default="plumb-ca", help="the authority's folder [default: plumb-ca]")
     _add_json(command)
 

@@ -1,4 +1,4 @@
-"""``plumb ca init`` and ``plumb cert``: an authority in a folder, and the certificates that it issues."""
+"""``plumb ca`` and ``plumb cert``: an authority in a folder, and the certificates that it issues."""
 
 from __future__ import annotations
 
@@ -25,14 +25,25 @@ class NotWritten(Exception):
     """Nothing was made; the argument says why."""
 
 
-def run_init(args: argparse.Namespace) -> int:
-    """Make an authority."""
+DAYS = 3650
+CERTIFICATE_DAYS = 365
+
+
+def run_ca(args: argparse.Namespace) -> int:
+    """Make an authority, or take certificates back."""
+    if args.action == "revoke":
+        from plumberd.commands import revoke
+
+        return revoke.run(args)
+    if args.certificates:
+        complain("plumb ca init: wanted nothing behind it; plumb cert NAME issues a certificate")
+        return ERROR
     from plumberd.commands.issuing import new_authority  # late: it brings the cryptography library along
 
     name = args.name or f"plumb on {platform.node()}"[:64]
 
     def make() -> Made:
-        return new_authority(name, args.days, now())
+        return new_authority(name, args.days or DAYS, now())
 
     return _run(args, AUTHORITY, make, _authority_lines)
 
@@ -49,11 +60,10 @@ def run_cert(args: argparse.Namespace) -> int:
     both = args.server == args.client
 
     def make() -> Made:
-        authority = _read(args.dir, f"{AUTHORITY}.pem"), _read(args.dir, f"{AUTHORITY}.key")
         return issue(
-            authority,
+            read_authority(args.dir),
             names,
-            args.days,
+            args.days or CERTIFICATE_DAYS,
             now(),
             server=both or args.server,
             client=both or args.client,
@@ -101,6 +111,14 @@ def _run(
     else:
         say(lines(folder, file, made))
     return OK
+
+
+def read_authority(folder: str) -> tuple[bytes, bytes]:
+    """Return the certificate and the key of the authority in *folder*, both PEM.
+
+    :raises OSError, NotWritten: there is none, or it cannot be read.
+    """
+    return _read(folder, f"{AUTHORITY}.pem"), _read(folder, f"{AUTHORITY}.key")
 
 
 def _read(folder: str, name: str) -> bytes:

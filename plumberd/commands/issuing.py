@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -50,6 +51,20 @@ class Made:
     names: tuple[str, ...]
     ends: datetime.datetime
     pin: str
+
+
+@dataclass(frozen=True)
+class RevocationList:
+    """A list of certificates that are taken back, PEM.
+
+    :ivar added: what is new on it, for people.
+    :ivar count: how many there are on it.
+    """
+
+    pem: bytes
+    added: tuple[str, ...]
+    count: int
+    ends: datetime.datetime
 
 
 def check_names(texts: Sequence[str]) -> tuple[str, ...]:
@@ -108,23 +123,13 @@ def issue(
     :param spiffe: a SPIFFE ID that it proves as well.
     :raises IssuingError: the authority is none, or the SPIFFE ID.
     """
-    try:
-        issuer, signer = certificates.parse_chain(authority[0])[0], certificates.parse_key(authority[1])
-        certificates.check_pair(issuer, signer)
-    except CertificateError as e:
-        raise IssuingError(f"the authority: {e}") from None
-    if issuer.not_valid_after_utc <= now:
-        raise IssuingError("the authority: its certificate has expired; make a new one")
+    issuer, signer, known = _authority(authority, now)
     key = ec.generate_private_key(ec.SECP256R1())
     short = [name for name in names if len(name) <= COMMON_NAME_CHARS][:1]
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name) for name in short])
     purposes = [ExtendedKeyUsageOID.SERVER_AUTH] * server + [ExtendedKeyUsageOID.CLIENT_AUTH] * client
     begins = max(now - BACKDATED, issuer.not_valid_before_utc)
     ends = min(now + datetime.timedelta(days), issuer.not_valid_after_utc)
-    try:
-        known = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    except x509.ExtensionNotFound:
-        raise IssuingError("the authority: its certificate has no subjectKeyIdentifier") from None
     builder = (
         _begun(key, subject, issuer.subject, begins, ends)
         .add_extension(x509.BasicConstraints(False, None), True)
@@ -136,6 +141,85 @@ def issue(
     )
     said = (*names, spiffe) if spiffe else tuple(names)
     return _made(builder.sign(signer, None if _signs_alone(signer) else hashes.SHA256()), key, said)
+
+
+def revoke(
+    authority: tuple[bytes, bytes],
+    old: bytes,
+    taken_back: Sequence[tuple[str, bytes]],
+    days: int,
+    now: datetime.datetime,
+) -> RevocationList:
+    """Return the authority's list, valid for *days* from *now* on: what *old* has, and *taken_back*.
+
+    :param authority: its certificate and its key, both PEM.
+    :param old: the list before, PEM; empty where there was none.
+    :param taken_back: where each certificate is from, and its PEM.
+    :raises IssuingError: the authority is none, the list is another's, or a certificate is.
+    """
+    issuer, signer, known = _authority(authority, now)
+    entries, number = _entries(issuer, old)
+    added = []
+    for where, pem in taken_back:
+        try:
+            one = certificates.parse_certificates(pem)[0]
+        except CertificateError as e:
+            raise IssuingError(f"{where}: {e}") from None
+        try:
+            one.verify_directly_issued_by(issuer)
+        except (ValueError, TypeError, InvalidSignature):
+            raise IssuingError(f"{where}: {certificates.subject(one)}: the authority has not issued it") from None
+        if one.serial_number not in entries:
+            entry = x509.RevokedCertificateBuilder().serial_number(one.serial_number).revocation_date(now)
+            entries[one.serial_number] = entry.build()
+            added.append(f"{certificates.subject(one)}, until {one.not_valid_after_utc:%Y-%m-%d}")
+    ends = min(now + datetime.timedelta(days), issuer.not_valid_after_utc)
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(issuer.subject)
+        .last_update(max(now - BACKDATED, issuer.not_valid_before_utc))
+        .next_update(ends)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(known), False)
+        .add_extension(x509.CRLNumber(number + 1), False)
+    )
+    for entry in entries.values():
+        builder = builder.add_revoked_certificate(entry)
+    made = builder.sign(signer, None if _signs_alone(signer) else hashes.SHA256())
+    return RevocationList(made.public_bytes(Encoding.PEM), tuple(added), len(entries), ends)
+
+
+def _entries(issuer: x509.Certificate, old: bytes) -> tuple[dict[int, x509.RevokedCertificate], int]:
+    """Return what the list before has, by serial numbers, and that list's number (RFC 5280, 5.2.3)."""
+    if not old:
+        return {}, 0
+    try:
+        (before,) = certificates.parse_revocation_lists(old)
+    except (CertificateError, ValueError) as e:
+        raise IssuingError(f"the list before: {e}") from None
+    if not before.is_signature_valid(issuer.public_key()):  # type: ignore[arg-type] # a key that signs
+        raise IssuingError("the list before: it is another authority's")
+    try:
+        number = before.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except x509.ExtensionNotFound:
+        number = 0
+    return {one.serial_number: one for one in before}, number
+
+
+def _authority(
+    authority: tuple[bytes, bytes], now: datetime.datetime
+) -> tuple[x509.Certificate, certificates.PrivateKey, x509.SubjectKeyIdentifier]:
+    try:
+        issuer, signer = certificates.parse_chain(authority[0])[0], certificates.parse_key(authority[1])
+        certificates.check_pair(issuer, signer)
+    except CertificateError as e:
+        raise IssuingError(f"the authority: {e}") from None
+    if issuer.not_valid_after_utc <= now:
+        raise IssuingError("the authority: its certificate has expired; make a new one")
+    try:
+        known = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        raise IssuingError("the authority: its certificate has no subjectKeyIdentifier") from None
+    return issuer, signer, known
 
 
 def _begun(
