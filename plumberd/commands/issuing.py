@@ -170,8 +170,8 @@ def revoke(
         except (ValueError, TypeError, InvalidSignature):
             raise IssuingError(f"{where}: {certificates.subject(one)}: the authority has not issued it") from None
         if one.serial_number not in entries:
-            entry = x509.RevokedCertificateBuilder().serial_number(one.serial_number).revocation_date(now)
-            entries[one.serial_number] = entry.build()
+            new = x509.RevokedCertificateBuilder().serial_number(one.serial_number).revocation_date(now)
+            entries[one.serial_number] = new.build()
             added.append(f"{certificates.subject(one)}, until {one.not_valid_after_utc:%Y-%m-%d}")
     ends = min(now + datetime.timedelta(days), issuer.not_valid_after_utc)
     builder = (
