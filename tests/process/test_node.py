@@ -1,4 +1,4 @@
-"""Programs of Node's: the package ws, and wscat."""
+"""Programs of Node's: the package ws as a client and as a server, and wscat as both."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import hashlib
 import json
 import os
 import secrets
+import signal
+import socket
+import threading
 from typing import Any
 
 from tests.process.programs import PACKAGES, find, find_package
-from tests.process.running import ProcessTestCase, Program
+from tests.process.running import DEADLINE_SECONDS, ProcessTestCase, Program
+from tests.support import native_ask, read_exactly
 
 
 class NodeTestCase(ProcessTestCase):
@@ -103,3 +107,101 @@ class Inbound(NodeTestCase):
         for fd in (read_end, write_end):
             self.addCleanup(os.close, fd)
         return read_end
+
+
+class Outbound(NodeTestCase):
+    """A local client's lookup leads to Node's server."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.server = self.node("server.mjs")
+        self.port = int(json.loads(self.server.wait_for(r'\{"port":\d+\}')[0])["port"])
+        self.broker(self.rundir)
+
+    def look_up(self, options: str, **members: Any) -> socket.socket:
+        """Ask for the server; return the connection."""
+        answer, sock = native_ask(self.rundir, op="lookup", uri=f"ws://127.0.0.1:{self.port}{options}", **members)
+        assert sock is not None, answer
+        self.addCleanup(sock.close)
+        sock.settimeout(DEADLINE_SECONDS)
+        return sock
+
+    def test_a_packet_is_a_message(self) -> None:
+        sock = self.look_up("?path=/chat&protocol=chat", type="seqpacket")
+        for message in (b"one", b"\0\xff", os.urandom(60_000)):
+            sock.send(message)
+            self.assertEqual(sock.recv(1 << 20), message)
+        self.wait_for(self.server, {"path": "/chat", "protocol": "chat", "origin": None})
+        self.wait_for(self.server, {"binary": "one"})
+
+    def test_text_goes_as_text_if_that_is_asked_for(self) -> None:
+        sock = self.look_up("?path=/&text=yes", type="seqpacket")
+        sock.send("grüße".encode())
+        self.assertEqual(sock.recv(100), "grüße".encode())
+        self.wait_for(self.server, {"text": "grüße"})
+
+    def test_a_stream_has_the_bytes_of_all_messages(self) -> None:
+        sock = self.look_up("?path=/")
+        data = os.urandom(1 << 20)
+        sending = threading.Thread(target=sock.sendall, args=(data,))
+        sending.start()
+        self.assertEqual(read_exactly(sock, len(data)), data)
+        sending.join()
+
+    def test_the_server_s_end_is_the_end_and_so_is_its_death(self) -> None:
+        for word in (b"end", b"die"):
+            sock = self.look_up("?path=/", type="seqpacket")
+            sock.send(word)
+            self.assertEqual(sock.recv(100), b"")
+
+    def test_the_client_s_end_is_a_close_in_order(self) -> None:
+        sock = self.look_up("?path=/")
+        sock.sendall(b"bye")
+        self.assertEqual(read_exactly(sock, 3), b"bye")
+        sock.close()
+        self.wait_for(self.server, {"closed": 1000})
+
+    def test_a_ping_is_answered(self) -> None:
+        self.look_up("?path=/").sendall(b"ping")
+        self.wait_for(self.server, {"pong": "?"})
+
+    def test_a_refusal_is_the_client_s_refusal(self) -> None:
+        answer, sock = native_ask(self.rundir, op="lookup", uri=f"ws://127.0.0.1:{self.port}?path=/refuse")
+        self.assertIsNone(sock)
+        self.assertEqual((answer["ok"], answer["error"]), (False, "denied"))
+
+    def test_plumb_connect_talks_to_it(self) -> None:
+        done = self.plumb("--rundir", self.rundir, "connect", f"ws://127.0.0.1:{self.port}?path=/", stdin=b"hello")
+        self.assertEqual((done.returncode, done.stdout), (0, b"hello"))
+
+    def test_wscat_s_server_is_talked_to(self) -> None:
+        port = free_port()
+        read_end, write_end = os.pipe()
+        self.addCleanup(os.close, write_end)
+        server = self.wscat("-l", str(port), stdin=read_end)
+        os.close(read_end)
+        self.until(lambda: answers(port), "wscat listens")
+        answer, sock = native_ask(
+            self.rundir, op="lookup", uri=f"ws://127.0.0.1:{port}?path=/&text=yes", type="seqpacket"
+        )
+        assert sock is not None, answer
+        self.addCleanup(sock.close)
+        sock.settimeout(DEADLINE_SECONDS)
+        sock.send(b"to wscat")
+        server.wait_for("to wscat$")
+        os.write(write_end, b"from wscat\n")
+        self.assertEqual(sock.recv(100), b"from wscat")
+        server.stop(signal.SIGTERM)
+
+
+def free_port() -> int:
+    """Return a port that is free at this moment, for a program that cannot tell which it has."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(port: int) -> bool:
+    """Tell whether somebody listens; no WebSocket is begun."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
