@@ -84,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     _add_env(commands)
     _add_passwd(commands)
     _add_psk(commands)
+    _add_token(commands)
     _add_ca(commands)
     _add_cert(commands)
     return whole
@@ -91,11 +92,18 @@ def parser() -> argparse.ArgumentParser:
 
 def _connect(args: argparse.Namespace) -> int:
     target = args.target
+    is_web = target.startswith(("ws://", "wss://"))
+    messages = args.messages or (is_web and os.isatty(0))
+    if is_web and messages and "text=" not in target.partition("?")[2]:
+        target += "&text=yes" if "?" in target else "?text=yes"
+    kind = "seqpacket" if messages else None
     if "://" in target:
-        sock = client.connect(uri=target, rundir=args.rundir)
+        sock = client.connect(uri=target, type=kind, rundir=args.rundir)
     else:
-        sock = client.connect(target, rundir=args.rundir)
-    return pump.carry(sock, 0, 1)
+        sock = client.connect(target, type=kind, rundir=args.rundir)
+    if not messages:
+        return pump.carry(sock, 0, 1)
+    return int(importlib.import_module("plumberd.pump_messages").carry_lines(sock, 0, 1))
 
 
 def _late(module: str, function: str = "run") -> Any:
@@ -127,7 +135,13 @@ def _add_json(command: argparse.ArgumentParser) -> None:
 
 
 def _add_connect(commands: Any) -> None:
-    _add_target(_add(commands, "connect", "connect standard input and output to a service", _connect))
+    command = _add(commands, "connect", "connect standard input and output to a service", _connect)
+    command.add_argument(
+        "--messages",
+        action="store_true",
+        help="each line is a message, and each message a line; so it is typed to ws://",
+    )
+    _add_target(command)
 
 
 def _add_target(command: argparse.ArgumentParser) -> None:
@@ -275,6 +289,14 @@ def _add_passwd(commands: Any) -> None:
     command.add_argument("user", metavar="USER", help="whose; rules call them login:USER")
     command.add_argument("--stdin", action="store_true", help="read it from standard input, a line, and ask nobody")
     command.add_argument("--delete", action="store_true", help="take the user out instead")
+
+
+def _add_token(commands: Any) -> None:
+    command = _add(commands, "token", "make a bearer token for pages and other callers of webipcd", _late("token"))
+    command.add_argument("action", choices=("new",), help="there is nothing else to do with one")
+    command.add_argument("name", metavar="NAME", help="whose it is; rules call it token:NAME")
+    command.add_argument("--append", metavar="FILE", help="also append its line to this file, made with mode 0600")
+    _add_json(command)
 
 
 def _add_psk(commands: Any) -> None:

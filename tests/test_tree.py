@@ -48,6 +48,7 @@ ALONE = (
     "plumberd.inherited",
     "plumberd.plumb",
     "plumberd.pump",
+    "plumberd.pump_messages",
     "plumberd.search",
     "plumberd.serving",
     "plumberd.whois",

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 import secrets
-import stat
 from collections.abc import Iterator
 
 from plumberd.commands.output import ERROR, OK, complain, plain, quoted, say, say_json
+from plumberd.commands.secret_file import NotAppended, append_line
 from plumberd.pure.psk import FILE_BYTES, NEW_KEY_BYTES, PreSharedKey, PskError, check_identity, format_key, parse_keys
 
 FILE = "/etc/plumberd/psk"
 """Where the printed lines say that the keys are, unless they were written somewhere."""
-
-
-class NotAppended(Exception):
-    """The file is left as it was; the argument says why."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,25 +41,16 @@ def append(path: str, key: PreSharedKey) -> None:
     :raises NotAppended: others can read it, its keys have mistakes, or one is called that already.
     :raises OSError: it cannot be opened or written.
     """
-    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "r+b", buffering=0) as file:
-        fcntl.flock(fd, fcntl.LOCK_EX)  # two that append at once would each find no key of that name
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise NotAppended("it is no regular file")
-        if status.st_mode & 0o037:
-            raise NotAppended(f"others can read it (mode {stat.S_IMODE(status.st_mode):04o}): chmod 0600")
-        data = file.read(FILE_BYTES + 1)
-        if len(data) > FILE_BYTES:
-            raise NotAppended(f"it is longer than {FILE_BYTES} bytes")
+
+    def check(data: bytes) -> None:
         try:
             keys = parse_keys(data) if data.strip() else ()
         except PskError as e:
             raise NotAppended(str(e)) from None
         if any(one.identity == key.identity for one in keys):
             raise NotAppended(f"it has a key called {key.identity} already")
-        line = format_key(key).encode("ascii") + b"\n"
-        file.write(line if not data or data.endswith(b"\n") else b"\n" + line)
+
+    append_line(path, format_key(key), FILE_BYTES, check)
 
 
 def lines_of(key: PreSharedKey, appended: str | None) -> Iterator[str]:
