@@ -5,7 +5,7 @@ BIN = .venv/bin
 TRIAL ?= $(BIN)/python -m twisted.trial
 TESTS ?= tests
 
-.PHONY: demo run test lint coverage bench bench-tls bench-ws install uninstall clean
+.PHONY: demo run test lint coverage bench bench-tls bench-udp bench-ws install uninstall clean
 
 # The cache of Twisted's plugins is written now, by who installs: another user could not, and twistd would say so.
 .venv/ready: setup.cfg pyproject.toml
@@ -42,6 +42,11 @@ bench-tls: .venv/ready
 	gcc -O2 -Wall -Wextra -pthread -o bench/load bench/load.c
 	$(BIN)/python bench/tls.py
 
+bench-udp: .venv/ready
+	gcc -O2 -Wall -Wextra -pthread -o bench/load bench/load.c
+	gcc -O2 -Wall -Wextra -o bench/udp_load bench/udp_load.c
+	$(BIN)/python bench/udp.py
+
 bench-ws: .venv/ready
 	gcc -O2 -Wall -Wextra -pthread -o bench/load bench/load.c
 	gcc -O2 -Wall -Wextra -pthread -o bench/ws_load bench/ws_load.c
@@ -56,4 +61,4 @@ uninstall:
 	$(PYTHON) -m pip uninstall --yes plumberd
 
 clean:
-	rm -rf .venv build dist *.egg-info _trial_temp* .coverage* .hypothesis .mypy_cache .ruff_cache bench/load bench/ws_load tests/node/node_modules
+	rm -rf .venv build dist *.egg-info _trial_temp* .coverage* .hypothesis .mypy_cache .ruff_cache bench/load bench/udp_load bench/ws_load tests/node/node_modules

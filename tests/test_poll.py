@@ -50,6 +50,25 @@ class Edges(PollTestCase):
         self.round()
         self.assertEqual(self.round(), [])
 
+    def test_without_room_what_has_left_is_no_edge_until_it_is_asked_for(self) -> None:
+        left, right = self.pair()
+        self.poll.watch(left.fileno(), lambda events: self.seen.append(("it", events)), room=False)
+        left.sendall(b"x")
+        right.recv(1)
+        self.assertEqual(self.round(), [])
+        right.sendall(b"x")
+        self.assertEqual(self.round(), [("it", IN)])
+        self.poll.tell_room(left.fileno(), wanted=True)
+        self.assertEqual(self.round(), [("it", IN | OUT)])
+        left.sendall(b"x")
+        right.recv(1)
+        self.assertEqual(self.round(), [("it", IN | OUT)])
+        self.poll.tell_room(left.fileno(), wanted=False)
+        self.round()
+        left.sendall(b"x")
+        right.recv(1)
+        self.assertEqual(self.round(), [])
+
     def test_every_arrival_is_told(self) -> None:
         left, right = self.pair()
         self.watch(left)

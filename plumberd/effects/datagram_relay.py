@@ -103,7 +103,7 @@ class DatagramRelay:
         self._too_large = too_large
         self._pending: list[bytes] = []
         self._again = False
-        self._hung_up = False
+        self._hung_up = self._waits_for_room = False
         self._told_end = False
         self._far_ended = False
         self._closing = ""
@@ -129,7 +129,7 @@ class DatagramRelay:
         """Begin."""
         self._timer = self._clock.callLater(self._idle_seconds, self._look)
         try:
-            self._poll.watch(self._near.sock.fileno(), self._ready)
+            self._poll.watch(self._near.sock.fileno(), self._ready, room=False)
             self.far.start()
         except OSError as e:
             self._finish(os.strerror(e.errno or 0), tell=True)
@@ -150,6 +150,10 @@ class DatagramRelay:
             self._near.write(messages)
         except OSError:
             self._finish("closed by left", tell=True)
+            return
+        if self._near.holds and not self._waits_for_room:
+            self._waits_for_room = True
+            self._poll.tell_room(self._near.sock.fileno(), wanted=True)
 
     def resume(self) -> None:
         """There is room for more."""
@@ -198,6 +202,8 @@ class DatagramRelay:
             return
         if self._near.holds:
             return
+        self._waits_for_room = False
+        self._poll.tell_room(self._near.sock.fileno(), wanted=False)
         if self._closing:
             self._finish(self._closing, tell=False)
         elif self._far_ended:
@@ -207,7 +213,7 @@ class DatagramRelay:
 
     def _from_near(self) -> None:
         """Move what the program has sent, as far as its turn lasts."""
-        self._again = False
+        self._again = is_empty = False
         if self._closing:
             if self._hung_up:
                 self._finish(self._closing, tell=False)
@@ -215,11 +221,12 @@ class DatagramRelay:
         try:
             for _ in range(A_TURN):
                 if not self._pending:
-                    if self._near.ended:
+                    if self._near.ended or is_empty:
                         break
                     self._pending = self._near.read(BATCH)
                     if not self._pending:
                         break
+                    is_empty = self._near.was_emptied
                     self._active = self._clock.seconds()
                 done = self.far.send(self._pending)
                 self.up += sum(map(len, self._pending[:done]))

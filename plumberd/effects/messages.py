@@ -70,6 +70,7 @@ class MessageEnd:
     last was taken; so it is on any stream with *framed*.
 
     :ivar ended: the program sends no more.
+    :ivar was_emptied: whether the last reading has left nothing there: an edge tells of more.
     :ivar dropped: messages that the program was too slow for, or that its socket cannot tell from its end.
     """
 
@@ -85,7 +86,7 @@ class MessageEnd:
         self._in_part = False
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
-        self.ended = False
+        self.ended = self.was_emptied = False
         self.dropped = 0
 
     @property
@@ -101,6 +102,7 @@ class MessageEnd:
         """
         messages: list[bytes] = []
         receive, cutter = self.sock.recv, self._cutter
+        self.was_emptied = False
         try:
             for _ in range(most):
                 data = receive(READ_BYTES)
@@ -114,7 +116,7 @@ class MessageEnd:
                 else:
                     messages.append(decode_packet(self._framing, data).payload)
         except BlockingIOError:
-            pass
+            self.was_emptied = True
         return messages
 
     def write(self, messages: list[bytes]) -> None:

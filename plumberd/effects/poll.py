@@ -22,6 +22,7 @@ OUT = select.EPOLLOUT
 HUP = select.EPOLLHUP
 ERR = select.EPOLLERR
 _EDGES = IN | OUT | select.EPOLLRDHUP | select.EPOLLET
+_EDGES_BUT_OUT = IN | select.EPOLLRDHUP | select.EPOLLET
 
 EVENTS_A_ROUND = 256
 """Events taken before the reactor's other descriptors and timers have their turn."""
@@ -50,14 +51,19 @@ class Poll:
         self._timer: IDelayedCall | None = None
         fds.addReader(self)
 
-    def watch(self, fd: int, ready: Ready, *, level: bool = False) -> None:
+    def watch(self, fd: int, ready: Ready, *, level: bool = False, room: bool = True) -> None:
         """Call *ready* at every edge of *fd*, beginning with the present state.
 
-        *level* watches for reading alone, and again as long as there is something.
+        *level* watches for reading alone, and again as long as there is something. Without *room* there
+        is no edge for :data:`OUT` until :meth:`tell_room` asks for it: each packet that has left is one.
         """
-        self._epoll.register(fd, IN if level else _EDGES)
+        self._epoll.register(fd, IN if level else _EDGES if room else _EDGES_BUT_OUT)
         self._ready[fd] = ready
         self._fresh.add(fd)
+
+    def tell_room(self, fd: int, *, wanted: bool) -> None:
+        """Let a watched *fd* have edges for :data:`OUT` or not; where they are wanted, the present state is one."""
+        self._epoll.modify(fd, _EDGES if wanted else _EDGES_BUT_OUT)
 
     def redirect(self, fd: int, ready: Ready) -> None:
         """Send the edges of a watched *fd* elsewhere."""

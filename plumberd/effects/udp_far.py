@@ -39,9 +39,10 @@ class UdpFar(Far):
         """See :meth:`Far.start`."""
         if self._poll.watches(self._sock.fileno()):
             self._poll.redirect(self._sock.fileno(), self._ready)
+            self._poll.tell_room(self._sock.fileno(), wanted=False)
             self._read()  # what came since: there is no further edge for it
         else:
-            self._poll.watch(self._sock.fileno(), self._ready)
+            self._poll.watch(self._sock.fileno(), self._ready, room=False)
 
     def send(self, messages: list[bytes]) -> int:
         """See :meth:`Far.send`."""
@@ -61,6 +62,7 @@ class UdpFar(Far):
             sent = self._send(fitting)
             done += sent
             if self._blocked:
+                self._poll.tell_room(self._sock.fileno(), wanted=True)
                 break
         return done
 
@@ -117,8 +119,8 @@ class UdpFar(Far):
         assert self.relay is not None
         if events & OUT and self._blocked:
             self._blocked = False
+            self._poll.tell_room(self._sock.fileno(), wanted=False)
             self.relay.resume()
-        # Each datagram that has left is an edge for OUT, and there is nothing to read for it.
         if events & ~OUT and self._sock.fileno() >= 0:
             self._read()
 

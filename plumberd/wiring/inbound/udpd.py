@@ -73,7 +73,7 @@ class UdpListening:
             raise
         self._address, self._port = address, int(sock.getsockname()[1])
         self._door = Door(secrets.token_bytes(KEY_BYTES), self._core.reactor.seconds())
-        self._core.poll.watch(sock.fileno(), self._ready)
+        self._core.poll.watch(sock.fileno(), self._ready, room=False)
 
     def __str__(self) -> str:
         return f"udpd on {show_host(str(self._address))}:{self._port}"
@@ -132,6 +132,7 @@ class UdpListening:
     def wait(self, far: SessionFar) -> None:
         """Tell *far* when there is room again."""
         self._waiting.append(far)
+        self._core.poll.tell_room(self._sock.fileno(), wanted=True)
 
     def enter(self, session: bytes, caller: UdpInbound) -> None:
         """Give what comes for *session* to *caller*."""
@@ -152,6 +153,7 @@ class UdpListening:
     def _ready(self, events: int) -> None:
         if events & OUT and self._waiting:
             waiting, self._waiting = self._waiting, []
+            self._core.poll.tell_room(self._sock.fileno(), wanted=False)
             for far in waiting:
                 far.resume()
         if events & ~OUT and not self.is_closed:
