@@ -70,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     _add_connect(commands)
     _add_exec(commands)
     _add_fdpass(commands)
+    _add_forward(commands)
     _add_serve(commands)
     _add_restrict(commands)
     _add_sandbox(commands)
@@ -162,6 +163,18 @@ def _add_fdpass(commands: Any) -> None:
     _add_target(_add(commands, "fdpass", words, _late("fdpass")))
 
 
+def _add_forward(commands: Any) -> None:
+    words = "let UDP ports of this machine lead to services, until it is ended"
+    command = _add(commands, "forward", words, _late("forward"))
+    command.add_argument(
+        "forwardings",
+        metavar="PORT=SERVICE",
+        type=_without_secret,
+        nargs="+",
+        help="5353=resolver, [::1]:5353=udp://192.0.2.53:53; the address is 127.0.0.1 where none is told",
+    )
+
+
 def _add_serve(commands: Any) -> None:
     words = "be a service: run a program for each connection, as inetd does"
     command = _add_program(commands, "serve", words, _late("serve"))
@@ -186,6 +199,7 @@ def _add_sandbox(commands: Any) -> None:
     command = _add_program(commands, "sandbox", words, _late("sandbox"))
     for option, metavar, text in (
         ("--services", "A,B", "what it may look up; without it there is no control socket"),
+        ("--udp", "PORT=SERVICE", "a UDP port of its loopback that leads to a service; may be repeated"),
         ("--setenv", "NAME[=VALUE]", "a variable for its environment, which has few; may be repeated"),
         ("--read", "PATH", "show a file or directory, to be read; may be repeated"),
         ("--write", "PATH", "show it, to be read and written; may be repeated"),

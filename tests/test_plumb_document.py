@@ -232,7 +232,7 @@ class Examples(PlumbTestCase):
     def test_every_command_that_prints_has_one(self) -> None:
         self.assertEqual(
             {word for command, _ in examples() for word in command.split() if word in subcommands()},
-            set(subcommands()) - {"connect", "exec", "fdpass", "restrict", "sandbox", "serve"},
+            set(subcommands()) - {"connect", "exec", "fdpass", "forward", "restrict", "sandbox", "serve"},
         )
 
     def test_every_command_that_runs_a_program_shows_a_line_that_is_understood(self) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from plumberd import client
 from plumberd.commands.become import become, drop_inherited, pass_on
 from plumberd.commands.cage import CageError, bubblewrap_words, environment, home_of, shown
+from plumberd.commands.forward import ForwardError, Forwarding, parse_forwarding
 from plumberd.commands.output import ERROR, complain
 from plumberd.inherited import VARIABLE
 
@@ -37,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
     """Make the cage, and become the program in it."""
     services = [name for words in args.services for name in words.split(",") if name]
     try:
+        ports = [_parse_port(word) for word in args.udp]
+        services += [one.target for one in ports if one.target not in services]
         if args.services and not services:
             raise CageError("--services: wanted names, with commas between them")
         environ = environment(os.environ, args.setenv)
@@ -45,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
             words = _with_bubblewrap(bubblewrap, args, environ)
         elif args.read or args.write:
             raise CageError("--read and --write: that wants bubblewrap (bwrap), which is not installed")
+        elif ports:
+            raise CageError("--udp: that wants bubblewrap (bwrap), which is not installed")
         elif unshare is not None:
             words = [unshare, *_UNSHARE, "--"]
             complain("bubblewrap is not installed: no network, but files, UNIX sockets and processes are in reach")
@@ -62,7 +67,25 @@ def run(args: argparse.Namespace) -> int:
     _close_all_but(kept)
     if bubblewrap is None:
         _die_with_parent()
+    elif ports:
+        from plumberd.commands.cage_ports import with_ports  # late: few want any
+
+        words[1:1] = with_ports(ports, kept)
     return become([*words, *args.command], environ)
+
+
+def _parse_port(word: str) -> Forwarding:
+    """Return what ``--udp`` says.
+
+    :raises CageError: it is something else.
+    """
+    try:
+        found = parse_forwarding(word)
+    except ForwardError as e:
+        raise CageError(f"--udp {e}") from None
+    if not found.port or "://" in found.target:
+        raise CageError(f"--udp {word}: wanted [ADDRESS:]PORT=SERVICE: a service that may be looked up, and no URI")
+    return found
 
 
 def _with_bubblewrap(bubblewrap: str, args: argparse.Namespace, environ: dict[str, str]) -> list[str]:

@@ -151,6 +151,27 @@ class Inside(SandboxTestCase):
         self.assertEqual((status, self.requests), (0, []))
         self.requests.clear()
 
+    async def test_a_udp_port_s_service_may_be_looked_up_and_bubblewrap_waits_for_the_port(self) -> None:
+        rundir, _ = self.giving()
+        words = ("--services", "pong", "--udp", "53=resolver", "--udp", "127.0.0.2:53=pong", "--", "cmd")
+        status, lines, err = await self.sandbox(self.tools(bwrap=SHOW), *words, IPC_RUNDIR=rundir)
+        self.assertEqual((status, err), (0, ""))
+        self.assertEqual([lines[0], lines[2]], ["--info-fd", "--block-fd"])
+        (request,) = self.requests
+        self.assertEqual(request["services"], ["pong", "resolver"])
+
+    async def test_a_udp_port_without_bubblewrap_or_sense_is_an_error(self) -> None:
+        for tools, word, said in (
+            ({"unshare": INSIDE}, "53=resolver", "that wants bubblewrap"),
+            ({"bwrap": INSIDE}, "resolver", "--udp resolver: wanted [ADDRESS:]PORT=SERVICE"),
+            ({"bwrap": INSIDE}, "0=resolver", "--udp 0=resolver: wanted [ADDRESS:]PORT=SERVICE"),
+            ({"bwrap": INSIDE}, "53=udp://192.0.2.1", "that may be looked up, and no URI"),
+        ):
+            status, lines, err = await self.sandbox(self.tools(**tools), "--udp", word, "--", "cmd")
+            self.assertEqual((status, lines), (2, []), word)
+            self.assertIn(said, err)
+        self.assertEqual(self.requests, [])
+
     async def test_variables_go_in_by_name(self) -> None:
         words = ("--setenv", "A=1", "--setenv", "B", "--", "cmd")
         _, lines, _ = await self.sandbox(self.tools(bwrap=INSIDE), *words, B="2", C="3")
