@@ -525,12 +525,19 @@ class Offline(SynchronousTestCase):
         ("local", {"service": "web"}, {}, "local"),
         ("tcp", {"service": "web", "routes": "web tcp://192.0.2.1"}, {}, "locked"),
         ("tls", {"service": "web", "routes": "web tls://192.0.2.1"}, {}, "relayed"),
+        ("udp", {"service": "web", "routes": "web udp://192.0.2.1/web"}, {}, "relayed"),
         ("endpoint", {"service": "web"}, {"routes": routes_of({"web": "tls:web.example:443"})}, "relayed"),
         ("all_relayed", {"uri": "tcp://192.0.2.1"}, {"handover": Mode.RELAYED}, "relayed"),
     )
     def test_it_tells_the_mode(self, _: str, members: dict[str, Any], settings: dict[str, Any], mode: str) -> None:
         found = self.explained({"direction": "out", **members}, **settings)
         self.assertEqual((found["granted"], found["mode"]), (True, mode), found)
+
+    def test_what_carries_messages_can_be_framed_and_is_never_locked(self) -> None:
+        asked = {"direction": "out", "service": "web", "routes": "web udp://192.0.2.1/web"}
+        self.assertEqual(self.explained(asked, "allow out web udp:any handover=framed")["mode"], "framed")
+        refused = self.explained(asked, "allow out web udp:any handover=locked")
+        self.assertEqual((refused["granted"], refused["word"]), (False, "not-possible"), refused)
 
     def test_it_tells_callers(self) -> None:
         members = {"direction": "in", "service": "web", "peer": "tcp:192.0.2.1"}

@@ -13,8 +13,18 @@ from plumberd.framing import Message, decode_packet, encode
 from plumberd.pure.limits import Limits
 from plumberd.pure.modes import Mode
 from plumberd.wiring.service import PlumberdService
+from tests.datagram_peer import take
 from tests.running import RunningTestCase
-from tests.support import in_thread, native_ask, native_lookup, read_exactly, until, zig_lookup
+from tests.support import (
+    dialled,
+    in_thread,
+    native_ask,
+    native_frame,
+    native_lookup,
+    read_exactly,
+    until,
+    zig_lookup,
+)
 from tests.tables import each
 from tests.test_generations import libipc_2019_lookup
 
@@ -163,6 +173,34 @@ class Refused(CarryTestCase):
         port = self.serve_udp(lambda data: None)
         answer, _ = await in_thread(native_ask, broker.settings.rundir, op="lookup", uri=f"udp://127.0.0.1:{port}/pong")
         self.assertEqual(answer["error"], "timeout")
+        await self.wait_until_idle(broker)
+
+    async def test_a_client_that_hangs_up_while_the_far_side_is_silent_leaves_nothing(self) -> None:
+        broker = self.run_broker()
+        asked: list[bytes] = []
+        port = self.serve_udp(lambda data: asked.append(data))
+        for kind in ("stream", "seqpacket", "dgram"):
+            with dialled(broker.settings.rundir, "plumberd") as sock:
+                uri = f"udp://127.0.0.1:{port}/pong"
+                sock.sendall(native_frame({"op": "lookup", "uri": uri, "type": kind}))
+                asked.clear()
+                await until(lambda: asked)
+            await self.wait_until_idle(broker)
+        self.assertEqual({outcome.verdict for outcome in self.outcomes}, {"gone"})
+
+    async def test_what_is_denied_by_now_is_refused_though_the_far_side_has_let_it_in(self) -> None:
+        broker = self.run_broker()
+        sock = self.owned(socket.socket(type=socket.SOCK_DGRAM))
+        sock.bind(("127.0.0.1", 0))
+        uri = f"udp://127.0.0.1:{sock.getsockname()[1]}/pong"
+        looking = in_thread(native_ask, broker.settings.rundir, op="lookup", uri=uri, type="seqpacket")
+        await until(lambda: broker.core and broker.core.relay_places.active)
+        self.put_in_force(broker, "deny out any udp:any")
+        peer, _ = await in_thread(take, sock)
+        assert peer is not None
+        answer, got = await looking
+        self.assertEqual((answer["error"], got), ("denied", None))
+        self.assertIsNone(await in_thread(peer.receive))  # a close: the client's end was closed
         await self.wait_until_idle(broker)
 
     async def test_one_too_many_is_busy(self) -> None:

@@ -13,6 +13,7 @@ from plumberd.effects.udp import DATAGRAM_BYTES, new_socket
 from plumberd.effects.udp_far import UdpFar
 from plumberd.pure.datagrams import HEADER_BYTES, Counts, Session
 from plumberd.pure.shape import Shape, SocketType
+from tests.children import ChildTestCase, needs_root
 from tests.datagram_peer import CLOSE, END, Peer
 from tests.support import CleanTestCase, in_thread, real_reactor, until
 
@@ -145,3 +146,86 @@ class OfASession(FarTestCase):
         self.assertEqual(await in_thread(self.program.recv, 100), b"last")
         self.assertEqual(await in_thread(self.program.recv, 100), b"")
         self.assertEqual((await self.end(), self.relay.counts), ("closed", Counts(received=1, lost=2)))
+
+
+NARROW = """
+import os, socket, subprocess, sys, time
+from twisted.internet import reactor, task
+from plumberd.effects.datagram_relay import DatagramRelay
+from plumberd.effects.messages import MessageEnd, message_pair
+from plumberd.effects.poll import Poll
+from plumberd.effects.udp import limit_of, new_socket
+from plumberd.effects.udp_far import UdpFar
+from plumberd.pure.shape import Shape, SocketType
+
+def ip(words, pid=None):
+    into = ["nsenter", "--target", str(pid), "--net"] if pid else []
+    subprocess.run([*into, "ip", *words.split()], check=True)
+
+SLEEP = "import os; print('up', flush=True); os.read(0, 1)"
+ECHO = '''
+import socket
+sock = socket.socket(type=socket.SOCK_DGRAM); sock.bind(("10.2.0.2", 4000)); print("up", flush=True)
+while True:
+    data, source = sock.recvfrom(9000); sock.sendto(str(len(data)).encode(), source)
+'''
+pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+router, far = (subprocess.Popen(["unshare", "--net", sys.executable, "-c", SLEEP], **pipes) for _ in range(2))
+for process in (router, far):
+    process.stdout.readline()
+ip("link add near type veth peer name left"); ip(f"link set left netns {router.pid}")
+ip("link add right type veth peer name far", router.pid); ip(f"link set far netns {far.pid}", router.pid)
+ip("addr add 10.1.0.2/24 dev near"); ip("link set near up")
+for words in ("addr add 10.1.0.1/24 dev left", "addr add 10.2.0.1/24 dev right", "link set left up"):
+    ip(words, router.pid)
+ip("link set right mtu 1300 up", router.pid)
+inside = ["nsenter", "--net", "--target"]
+subprocess.run([*inside, str(router.pid), "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"], check=True)
+for words in ("addr add 10.2.0.2/24 dev far", "link set far mtu 1300 up", "route add default via 10.2.0.1"):
+    ip(words, far.pid)
+ip("route add default via 10.1.0.1")
+echo = subprocess.Popen([*inside, str(far.pid), sys.executable, "-c", ECHO], stdout=subprocess.PIPE)
+echo.stdout.readline()
+
+sock = new_socket(socket.AF_INET); sock.connect(("10.2.0.2", 4000))
+ours, program = message_pair(Shape(SocketType.SEQPACKET))
+program.setblocking(False)
+poll = Poll(reactor, reactor)
+far_side = UdpFar(poll, sock)
+told = [("at first", far_side.limit_bytes)]
+relay = DatagramRelay(poll, reactor, MessageEnd(ours, "raw"), far_side, 60.0, lambda relay: None,
+                      too_large=lambda *large: told.append(("too large", *large)))
+relay.start()
+
+def talk(ends):
+    if time.monotonic() > ends:
+        print("too late", told)
+        return reactor.stop()
+    try:
+        told.append(("came back", int(program.recv(100))))
+        print(told, far_side.limit_bytes, relay.counts.too_large)
+        return reactor.stop()
+    except BlockingIOError:
+        pass
+    program.send(bytes(1400))  # the first is lost on the way, and ICMP tells why; the next ones are not sent
+    program.send(bytes(1272))
+    reactor.callLater(0.05, talk, ends)
+
+reactor.callWhenRunning(talk, time.monotonic() + 15)
+reactor.run()
+relay.abort(); poll.close(); program.close()
+for process in (echo, router, far):
+    process.kill(); process.wait()
+"""
+
+
+class OnANarrowPath(ChildTestCase):
+    @needs_root
+    async def test_the_limit_follows_what_icmp_tells(self) -> None:
+        child = self.child(NARROW, within=("unshare", "--net"))
+        status, said, err = await in_thread(child.finish)
+        self.assertEqual(status, 0, err)
+        first, *others = said.split("), (")
+        self.assertEqual(first, "[('at first', 1472")
+        self.assertIn("'too large', 1400, 1272", others)
+        self.assertTrue(others[-1].startswith("'came back', 1272)] 1272 "), said)

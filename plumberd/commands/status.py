@@ -42,6 +42,7 @@ def lines_of(answer: dict[str, Any]) -> list[str]:
         lines += [
             f"runs     pid {answer['pid']}, for {answer['uptime_seconds']:.0f} s",
             f"tcpd     {', '.join(answer['tcpd']) or 'off'}",
+            *(f"udpd     {', '.join(listening)}" for listening in (answer.get("udpd"),) if listening),
             f"default  in={answer['defaults']['in']} out={answer['defaults']['out']}",
             *(f"rule {n:<3} {rule}" for n, rule in enumerate(answer["rules"], 1)),
             *(f"redirect {name} to {to}" for name, to in answer["redirects"].items()),
@@ -49,9 +50,21 @@ def lines_of(answer: dict[str, Any]) -> list[str]:
             *(f"claim    {c['service']} by uid {c['uid']}, pid {c['pid']}; {c['waiting']} wait" for c in claims),
             f"handover {answer['handover']}",
             f"now      {', '.join(f'{value} {key}' for key, value in now.items())}".replace("_", " "),
+            *_datagram_lines(answer.get("datagrams", {})),
             f"so far   {', '.join(f'{value} {key}' for key, value in answer['counts'].items()) or 'nothing'}",
         ]
     return lines
+
+
+def _datagram_lines(told: dict[str, Any]) -> list[str]:
+    """Return what became of datagrams, where there were any."""
+    counts = {key: value for key, value in told.items() if key not in ("sessions", "message_bytes") and value}
+    if not counts and not told.get("sessions"):
+        return []
+    longest = told.get("message_bytes")
+    limit = f", of at most {longest} bytes a message" if longest is not None else ""
+    said = ", ".join(f"{value} {key}".replace("_", " ") for key, value in counts.items())
+    return [f"datagrams {told.get('sessions', 0)} sessions{limit}; {said or 'none so far'}"]
 
 
 def limit_lines(limits: list[dict[str, Any]]) -> list[str]:

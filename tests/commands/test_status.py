@@ -67,6 +67,22 @@ class Status(PlumbTestCase):
         ):
             self.assertIn(line, out.splitlines())
 
+    def test_datagrams_are_told_where_there_were_any(self) -> None:
+        none = {"sessions": 0, "message_bytes": None, "sent": 0, "lost": 0}
+        for told, line in (
+            (none, None),
+            (
+                {**none, "sessions": 1, "message_bytes": 1458},
+                "1 sessions, of at most 1458 bytes a message; none so far",
+            ),
+            ({**none, "sent": 3, "too_large": 2}, "0 sessions; 3 sent, 2 too large"),
+        ):
+            answer = {**EVERYTHING, "udpd": ["udp:9000"], "datagrams": told}
+            _, out, _ = self.ran("--rundir", self.broker(answer_with(answer)), "status")
+            self.assertIn("udpd     udp:9000", out.splitlines())
+            found = [text for text in out.splitlines() if text.startswith("datagrams")]
+            self.assertEqual(found, [f"datagrams {line}"] if line else [])
+
     def test_claims_are_told_with_their_claimants(self) -> None:
         serving = [{"service": "pong", "uid": 1000, "pid": 77, "waiting": 3}]
         _, out, _ = self.ran("--rundir", self.broker(answer_with({**EVERYTHING, "serving": serving})), "status")

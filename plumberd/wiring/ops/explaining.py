@@ -31,7 +31,7 @@ from plumberd.pure.uri import Uri
 from plumberd.pure.who import LocalWho
 from plumberd.wiring.config.settings import Settings
 from plumberd.wiring.core import Core
-from plumberd.wiring.dialing.reach import carrier_of, check_leads_away, check_served
+from plumberd.wiring.dialing.reach import CARRY_MESSAGES, carrier_of, check_leads_away, check_served
 
 CONFINED = "confined"
 """The one word of ``as`` that is no condition of a rule."""
@@ -160,7 +160,8 @@ def _mode(wish: Mode, target: Uri | Endpoint, who: LocalWho, powers: Powers, car
     if isinstance(target, Uri) and target.scheme == "unix":
         return choose_local_mode(wish, same_kind=True, packets=False).value
     check_served(target)
-    return choose_mode(wish, who, powers, carrier=carrier).value
+    messages = isinstance(target, Uri) and target.scheme in CARRY_MESSAGES
+    return choose_mode(wish, who, powers, carrier=carrier, messages=messages).value
 
 
 def _served(core: Core, asked: Asked, target: Uri) -> str:
