@@ -30,6 +30,7 @@ ATTACKS = (
     "Names and addresses",
     "Remote",
     "Datagrams",
+    "Web pages",
     "TLS and identities",
     "Gateways",
     "Reload",

@@ -118,7 +118,9 @@ class RequestReader:
             if not isinstance(self._connection.next_event(), h11.EndOfMessage):
                 raise HttpError(HTTPStatus.BAD_REQUEST, "a request with a body")
         except h11.RemoteProtocolError as e:
-            raise HttpError(HTTPStatus(e.error_status_hint or 400), str(e)) from None
+            # h11's own words repeat what it has read, and that may hold a token.
+            text = "the head is too long" if e.error_status_hint == 431 else "that is no request of HTTP/1.1"
+            raise HttpError(HTTPStatus(e.error_status_hint or 400), text) from None
         if event.http_version != b"1.1":
             raise HttpError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "wanted HTTP/1.1")
         self.rest = self._connection.trailing_data[0]
@@ -159,7 +161,7 @@ class AnswerReader:
             connection.receive_data(head + mark)
             event = connection.next_event()
         except h11.RemoteProtocolError as e:
-            raise HttpError(HTTPStatus.BAD_GATEWAY, f"the far side speaks no HTTP: {e}") from None
+            raise HttpError(HTTPStatus.BAD_GATEWAY, "the far side speaks no HTTP") from e
         if not isinstance(event, h11.Response | h11.InformationalResponse):
             raise HttpError(HTTPStatus.BAD_GATEWAY, "the far side sent no answer")
         self.rest = rest

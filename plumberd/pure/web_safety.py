@@ -91,10 +91,12 @@ class Source:
 
     :ivar address: the caller's; ``None`` where nobody tells.
     :ivar encrypted: whether it came encrypted to here, or to the proxy.
+    :ivar proxied: whether a trusted proxy says all this.
     """
 
     address: IPAddress | None
     encrypted: bool
+    proxied: bool = False
 
 
 def parse_place(text: str) -> Place:
@@ -203,7 +205,7 @@ def source_of(request: HttpRequest, peer: IPAddress | None, settings: WebSetting
         address = _address(text)
         if not settings.trusts(address):
             break
-    return Source(address, encrypted or told.lower() in ("https", "wss"))
+    return Source(address, encrypted or told.lower() in ("https", "wss"), True)
 
 
 def _forwarded(element: str) -> tuple[str, str]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
+import socket
 from pathlib import Path
 
 from tests.process.running import ProcessTestCase, Program, frame
+from tests.web_clients import UPGRADE
 
 KEY = "a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6d7e8f90"
+TOKENS = ("3kJ9tQm0-right-token-of-the-phone", "3kJ9tQm0-wrong-token-of-the-phone")
 PASSWORDS = ("Tr0ub4dor-carol", "wr0ng-guess-carol", "m4chine-word", "r0ute-word-dave")
 
 
@@ -35,6 +39,15 @@ class Secrets(ProcessTestCase):
         self.written.append((name, program.output.encode()))
         self.written.append((f"{name}'s command line", Path(f"/proc/{program.pid}/cmdline").read_bytes()))
 
+    def upgraded(self, port: int, token: str) -> bytes:
+        """Open a WebSocket with *token*, and go; return the beginning of the answer, which does not repeat it."""
+        head = f"GET /pong HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}Authorization: Bearer {token}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", port), 20) as sock:
+            sock.sendall(head.encode())
+            answer = sock.recv(4096)
+        self.written.append(("the answer to a token", answer))
+        return answer[:12]
+
     def test_none_shows_anywhere(self) -> None:
         near, far = str(self.dir / "near"), str(self.dir / "far")
         password_file, psk = str(self.dir / "passwords"), self.file("psk", f"laptop:{KEY}\n")
@@ -45,18 +58,28 @@ class Secrets(ProcessTestCase):
             )
         hashes = Path(password_file).read_text().split("$")
         audit = [str(self.dir / f"audit-{side}") for side in ("near", "far")]
+        digest = hashlib.sha256(TOKENS[0].encode()).hexdigest()
+        tokens, token = self.file("tokens", f"phone:sha256:{digest}\n"), self.file("token", TOKENS[0] + "\n")
         far_config = self.file(
             "far.toml",
             f'rundir = "{far}"\nrules = ["allow in pong tls:any for psk:laptop", "allow in pong any for login:carol",'
-            f' "allow in pong any for login:machine", "allow in pong any for login:dave"]\n'
-            f'[listen]\ntlsd = ["tcp:0:interface=127.0.0.1"]\n[tls]\npsk_file = "{psk}"\n'
+            f' "allow in pong any for login:machine", "allow in pong any for login:dave",'
+            f' "allow in pong any for token:phone"]\n'
+            f'[listen]\ntlsd = ["tcp:0:interface=127.0.0.1"]\nwebipcd = ["tcp:0:interface=127.0.0.1"]\n'
+            f'[web]\ntoken_file = "{tokens}"\n[tls]\npsk_file = "{psk}"\n'
             f'[auth]\npassword_file = "{password_file}"\n',
         )
         far_broker = self.start_broker("--config", far_config, "--audit", audit[1])
         port = far_broker.wait_for(r"tlsd on 127\.0\.0\.1:(\d+)").group(1)
+        web = far_broker.wait_for(r"webipcd on 127\.0\.0\.1:(\d+)").group(1)
         far_broker.wait_for("export IPC_NETWORKD")
         self.pongd(far)
-        peer = f'[peer."127.0.0.1:{port}"]\npsk = "laptop"\nlogin = "machine"\npassword_file = "{word}"\n'
+        for given, status in ((TOKENS[0], b"101"), (TOKENS[1], b"401"), (TOKENS[1] + "\x00", b"400")):
+            self.assertIn(status, self.upgraded(int(web), given))
+        peer = (
+            f'[peer."127.0.0.1:{port}"]\npsk = "laptop"\nlogin = "machine"\npassword_file = "{word}"\n'
+            f'[peer."127.0.0.1:{web}"]\ntoken_file = "{token}"\n'
+        )
         route = f"tls://dave:{PASSWORDS[3]}@127.0.0.1:{port}/pong"
         text = (
             f'rundir = "{near}"\nrules = ["allow out any tls:127.0.0.1"]\n[routes]\nother = "{route}"\n'
@@ -96,9 +119,17 @@ class Secrets(ProcessTestCase):
             self.assertGreater(Path(path).read_bytes().count(b"\n"), 3)
         self.assertGreater(sum(len(data) for _, data in self.written), 5000)
         told = b"\n".join(data for _, data in self.written)
-        for expected in (b"psk:laptop", b"login:carol", b"dave:***@"):
+        for expected in (b"psk:laptop", b"login:carol", b"dave:***@", b"token:phone"):
             self.assertIn(expected, told)
-        secrets = [*PASSWORDS, KEY, KEY.upper(), bytes.fromhex(KEY).hex(" "), *(h for h in hashes if len(h) > 30)]
+        secrets = [
+            *PASSWORDS,
+            *TOKENS,
+            digest,
+            KEY,
+            KEY.upper(),
+            bytes.fromhex(KEY).hex(" "),
+            *(h for h in hashes if len(h) > 30),
+        ]
         for name, data in self.written:
             for secret in secrets:
                 self.assertNotIn(secret.encode(), data, f"a secret stands in what {name} wrote")

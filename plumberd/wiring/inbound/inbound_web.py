@@ -216,7 +216,7 @@ class WebInbound(Inbound):
         is_browser = check_origin(request, place, web, encrypted=source.encrypted)
         scheme = "wss" if source.encrypted else "ws"
         proved = proved_by(self._wire) if self._wire is not None else frozenset()
-        if source.address == peer.address:
+        if not source.proxied:
             self.who = RemoteWho(scheme, peer.address, peer.port, proved)
         else:
             self.who = RemoteWho(scheme, source.address, 0, proved, f"proxy {peer.address or 'unix'}")
