@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 
 from plumberd.effects import datagram_relay
 from plumberd.effects.udp import Sender
 from plumberd.framing import Message, decode_packet, encode
+from plumberd.pure.proxy_header import header
 from plumberd.wiring.service import PlumberdService
 from tests.support import in_thread, read_all, read_exactly, until
 from tests.tables import each
@@ -57,6 +59,25 @@ class Services(UdpdTestCase):
 
         self.serve_on(listener, answer)
         self.assertEqual(await self.talked(far), b"HELLO")
+
+    async def test_a_service_that_reads_proxy_headers_is_told_who_has_called_by_datagrams(self) -> None:
+        far = self.far("allow in pong udp:any", proxied=frozenset(("pong",)))
+        got: list[bytes] = []
+
+        def answer(sock: socket.socket) -> None:
+            got.append(read_exactly(sock, 16 + 12 + 3 + len("pong")))
+            got.append(sock.recv(100))
+            sock.sendall(b"answer")
+            read_all(sock)
+
+        self.serve(far.settings.rundir, "pong", answer)
+        peer = await self.call(far)
+        caller, here = (
+            (ipaddress.ip_address("127.0.0.1"), name[1]) for name in (peer.sock.getsockname(), peer.sock.getpeername())
+        )
+        peer.send(b"hello")
+        self.assertEqual(await in_thread(peer.receive), b"answer")
+        self.assertEqual(got, [header(caller, here, service="pong", datagrams=True), b"hello"])
 
     async def test_what_makes_no_message_ends_the_session(self) -> None:
         far = self.far("allow in pong udp:any", framings={})

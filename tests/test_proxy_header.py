@@ -43,6 +43,12 @@ class Header(SynchronousTestCase):
             b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes((192, 0, 2, 7, 192, 0, 2, 1)) + b"\xc3\xcb\x01\xbb",
         )
 
+    def test_datagrams_are_told_to_be_such(self) -> None:
+        for host, family in (("192.0.2.1", 0x12), ("2001:db8::1", 0x22)):
+            end = (ipaddress.ip_address(host), 7)
+            self.assertEqual(header(end, end, datagrams=True)[13], family)
+            self.assertEqual(header(end, end)[13], family - 1)
+
     def test_without_two_addresses_of_one_family_none_is_told(self) -> None:
         for caller, here in ((None, HERE), (FOUR, None), (FOUR, HERE6), (None, None)):
             data = header(caller, here, service="pong")

@@ -13,7 +13,8 @@ from plumberd.pure.uri import IPAddress
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 _PROXIED = 0x21  # version 2, command PROXY
-_UNSPECIFIED, _TCP4, _TCP6 = 0x00, 0x11, 0x21
+_UNSPECIFIED, _IPV4, _IPV6 = 0x00, 0x10, 0x20
+_STREAM, _DATAGRAMS = 0x01, 0x02
 _AUTHORITY = 0x02
 _SSL = 0x20
 _SSL_VERSION = 0x21
@@ -29,13 +30,20 @@ End = tuple[IPAddress, int]
 
 
 def header(
-    caller: End | None, here: End | None, *, version: str = "", identities: Iterable[str] = (), service: str = ""
+    caller: End | None,
+    here: End | None,
+    *,
+    version: str = "",
+    identities: Iterable[str] = (),
+    service: str = "",
+    datagrams: bool = False,
 ) -> bytes:
     """Return the header.
 
     :param caller, here: both ends of the connection, of one family; else no address is told.
     :param version: of TLS, where the caller is inside it: ``TLSv1.3``.
     :param service: what it asked for.
+    :param datagrams: whether its messages come in datagrams.
     """
     words = sorted(identities)
     vectors = _vector(_AUTHORITY, service.encode("ascii")) if service else b""
@@ -46,15 +54,16 @@ def header(
         vectors += _vector(_SSL, struct.pack("!BI", flags, proved) + _vector(_SSL_VERSION, version.encode("ascii")))
     if words:
         vectors += _vector(IDENTITIES, _fitting(words))
-    family, addresses = _addresses(caller, here)
+    family, addresses = _addresses(caller, here, _DATAGRAMS if datagrams else _STREAM)
     return SIGNATURE + struct.pack("!BBH", _PROXIED, family, len(addresses) + len(vectors)) + addresses + vectors
 
 
-def _addresses(caller: End | None, here: End | None) -> tuple[int, bytes]:
+def _addresses(caller: End | None, here: End | None, transport: int) -> tuple[int, bytes]:
     if caller is None or here is None or caller[0].version != here[0].version:
         return _UNSPECIFIED, b""
     ports = struct.pack("!HH", caller[1], here[1])
-    return (_TCP4 if caller[0].version == 4 else _TCP6), caller[0].packed + here[0].packed + ports
+    family = _IPV4 if caller[0].version == 4 else _IPV6
+    return family | transport, caller[0].packed + here[0].packed + ports
 
 
 def _vector(kind: int, value: bytes) -> bytes:

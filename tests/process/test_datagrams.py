@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import struct
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Callable
 import statsd  # type: ignore[import-untyped]
 
 from tests.children import needs_root
+from tests.datagram_peer import call
 from tests.process.programs import ToolTestCase, find
 from tests.process.running import DEADLINE_SECONDS, Program
 
@@ -174,6 +176,53 @@ class Forwarded(DatagramsTestCase):
         words = ("connect", "pong")
         plumb = self.plumb(*words, stdin=b"hello", env=self.environ(IPC_RUNDIR=self.rundir, IPC_NETWORKD=routes))
         self.assertEqual((plumb.returncode, plumb.stdout), (0, b"hello"), plumb.stderr)
+
+
+class Daemons(DatagramsTestCase):
+    """Broker and udpd as processes of their own, and a listener that comes with a reload."""
+
+    def test_a_broker_and_a_udpd_beside_it(self) -> None:
+        far = f"{self.folder()}/r"
+        listening = ("--part", "udpd", "--udpd", "udp:0:interface=127.0.0.1", "--allow", "in", "pong", "udp:any")
+        daemon = self.broker(far, *listening)
+        port = daemon.wait_for(r"udpd on 127\.0\.0\.1:(\d+)").group(1)
+        self.pongd(far)
+        carrier = self.broker(self.rundir, "--part", "udpd")
+        broker = self.broker(self.rundir, "--part", "broker")
+        routes = f"pong udp://127.0.0.1:{port}/pong"
+        env = self.environ(IPC_RUNDIR=self.rundir, IPC_NETWORKD=routes)
+        plumb = self.plumb("connect", "pong", stdin=b"hello", env=env)
+        self.assertEqual((plumb.returncode, plumb.stdout), (0, b"hello"), plumb.stderr)
+        broker.wait_for("relayed")
+        for program in (broker, carrier, daemon):
+            self.assertEqual(program.stop(), 0, program.output)
+
+    def test_a_listener_that_comes_and_goes_with_reloads_and_the_session_that_stays(self) -> None:
+        far = f"{self.folder()}/r"
+        file = f"{self.folder()}/plumberd.toml"
+
+        def write(*listeners: str) -> None:
+            with open(file, "w", encoding="ascii") as config:
+                config.write(f"rules = ['allow in pong udp:any']\n[listen]\nudpd = {list(listeners)!r}\n")
+
+        write()
+        daemon = self.broker(far, "--config", file)
+        self.pongd(far)
+        with socket.socket(type=socket.SOCK_DGRAM) as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        write(f"127.0.0.1:{port}")
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for("listen.udpd: \\+")
+        peer = call("127.0.0.1", port, b"pong")
+        self.addCleanup(peer.sock.close)
+        write()
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for("listen.udpd: -")
+        peer.send(b"still")
+        self.assertEqual(peer.receive(), b"still")
+        self.assertEqual(daemon.stop(), 0, daemon.output)
+        self.assertIsNone(peer.receive())
 
 
 class Time(DatagramsTestCase):

@@ -28,7 +28,7 @@ def introduce(service: socket.socket, name: str, who: RemoteWho, here: End | Non
     :raises Refused: ``busy`` where the service takes nothing.
     """
     caller = None if who.address is None else (who.address, who.port)
-    data = header(caller, here, version=version, identities=who.identities, service=name)
+    data = header(caller, here, version=version, identities=who.identities, service=name, datagrams=who.scheme == "udp")
     try:
         sent = service.send(data)
     except OSError as e:
