@@ -210,7 +210,7 @@ class Members(SynchronousTestCase):
 
     def test_the_steps_are_those_that_are_measured(self) -> None:
         marked = set()
-        for path in (ROOT / "plumberd" / "wiring").glob("*.py"):
+        for path in (ROOT / "plumberd" / "wiring").rglob("*.py"):
             marked.update(re.findall(r"\bself\._mark\(\"(\w+)\"\)", path.read_text(encoding="utf-8")))
         self.assertEqual(marked, set(STEPS))
 
