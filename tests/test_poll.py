@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 from typing import Any
+from unittest import mock
 
 from twisted.internet.task import Clock
 
@@ -32,7 +33,7 @@ class PollTestCase(CleanTestCase):
     def round(self) -> list[tuple[str, int]]:
         """Make one round; return what it told."""
         self.seen.clear()
-        self.poll.doRead()
+        self.poll.turn()
         return list(self.seen)
 
 
@@ -328,8 +329,80 @@ class Ends(PollTestCase):
 
         for left, _ in (self.pair(), self.pair()):
             poll.watch(left.fileno(), close)
-        poll.doRead()
+        poll.turn()
         self.assertEqual(told, [OUT])
+
+
+class Answers(PollTestCase):
+    """Where an answer is expected it is seen to without a round of the reactor."""
+
+    def hopping(self, times: int) -> list[int]:
+        """Let a byte come back to a socket *times* times; return where its arrivals are counted."""
+        left, right = self.pair()
+        right.sendall(b"x")
+        counted: list[int] = []
+
+        def pass_on(events: int) -> None:
+            if events & IN:
+                left.recv(1)
+                counted.append(events)
+                if len(counted) < times:
+                    right.sendall(b"x")
+                    self.poll.expect()
+
+        self.poll.watch(left.fileno(), pass_on)
+        return counted
+
+    def test_what_comes_of_it_is_dispatched_at_once(self) -> None:
+        counted = self.hopping(10)
+        self.poll.doRead()
+        self.assertEqual(len(counted), 10)
+
+    def test_the_reactor_has_its_turn_all_the_same(self) -> None:
+        counted = self.hopping(1000)
+        self.poll.doRead()
+        self.assertEqual(len(counted), poll_module.ROUNDS)
+
+    def test_work_that_waits_for_the_reactor_ends_it(self) -> None:
+        counted = self.hopping(10)
+        self.poll.again(lambda: None)
+        self.poll.doRead()
+        self.assertEqual(len(counted), 1)
+
+    def test_much_that_is_going_on_ends_it(self) -> None:
+        for _ in range(poll_module.FEW_EVENTS):
+            self.watch(self.pair()[0])
+        counted = self.hopping(10)
+        self.poll.doRead()
+        self.assertEqual(len(counted), 1)
+
+    def test_nobody_waits_for_what_is_not_expected(self) -> None:
+        left, right = self.pair()
+        right.sendall(b"x")
+        self.watch(left)
+        with mock.patch("os.sched_yield") as gives_way:
+            self.poll.doRead()
+        self.assertEqual(gives_way.call_count, 0)
+
+    def expecting(self, answers: int, rounds: int) -> int:
+        """Expect an answer in each of *rounds*, of which the first *answers* come; return how often it was waited."""
+        left, right = self.pair()
+        other, _ = self.pair()
+        self.watch(left)
+        self.poll.doRead()
+        with mock.patch("os.sched_yield") as gives_way:
+            for number in range(rounds):
+                gives_way.side_effect = (lambda: right.sendall(b"x")) if number < answers else None
+                self.poll.watch(other.fileno(), lambda events: self.poll.expect())
+                self.poll.doRead()
+                self.poll.forget(other.fileno())
+        return int(gives_way.call_count)
+
+    def test_who_answers_is_waited_for_each_time(self) -> None:
+        self.assertEqual(self.expecting(answers=20, rounds=20), 20)
+
+    def test_who_does_not_is_waited_for_more_and_more_seldom(self) -> None:
+        self.assertEqual(self.expecting(answers=0, rounds=1 + 2 + 4 + 8), 4)
 
 
 class InTheReactor(CleanTestCase):

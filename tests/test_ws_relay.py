@@ -14,7 +14,7 @@ from plumberd.effects.ws_line import PlainLine
 from plumberd.effects.ws_pumps import Session, WsReader, WsWriter
 from plumberd.effects.ws_relay import CLOSE_SECONDS, DRAIN_SECONDS, PING_SECONDS, Lives, WsRelay
 from plumberd.framing import Framing
-from plumberd.pure.ws_frames import BINARY, CLOSE, FIN, PONG, FrameDecoder, close_payload, frame
+from plumberd.pure.ws_frames import BINARY, CLOSE, FIN, PING, PONG, Form, FrameDecoder, close_payload, frame
 from plumberd.pure.ws_messages import Inward, Outward, Subprotocol, form_of
 from tests.support import CleanTestCase, in_thread, read_all, read_exactly, real_reactor, until
 
@@ -84,6 +84,53 @@ class Silence(RelayTestCase):
             await self.echo()
             self.clock.advance(PING_SECONDS)
         self.assertEqual(self.ended, [])
+
+
+class AfterTheUsual(RelayTestCase):
+    """What comes when nothing waits goes on by a shorter way: it must end where the long one does."""
+
+    async def test_a_message_and_a_close_that_come_together(self) -> None:
+        await self.echo()
+        close = frame(FIN | CLOSE, close_payload(1000), MASK)
+        self.peer.sendall(frame(FIN | BINARY, b"last", MASK) + close)
+        self.assertEqual(await in_thread(read_all, self.service), b"last")
+        self.service.shutdown(socket.SHUT_WR)
+        self.assertEqual(await in_thread(read_all, self.peer), frame(FIN | CLOSE, close_payload(1000)))
+
+    async def test_a_message_and_the_service_s_end_that_come_together(self) -> None:
+        await self.echo()
+        self.service.sendall(b"last")
+        self.service.close()
+        wanted = frame(FIN | BINARY, b"last") + frame(FIN | CLOSE, close_payload(1000))
+        self.assertEqual(await in_thread(read_exactly, self.peer, len(wanted)), wanted)
+
+    async def test_a_message_and_a_mistake_that_come_together(self) -> None:
+        await self.echo()
+        self.peer.sendall(frame(FIN | BINARY, b"last", MASK) + frame(FIN | BINARY, b"unmasked"))
+        self.assertEqual(await in_thread(read_all, self.service), b"last")
+        wanted = frame(FIN | CLOSE, close_payload(1002))
+        self.assertEqual(await in_thread(read_exactly, self.peer, len(wanted)), wanted)
+
+    async def test_a_ping_is_answered(self) -> None:
+        await self.echo()
+        self.peer.sendall(frame(FIN | PING, b"?", MASK))
+        self.assertEqual(await in_thread(read_exactly, self.peer, 3), frame(FIN | PONG, b"?"))
+        await self.echo(b"and it goes on")
+
+    async def test_more_than_the_other_side_takes_waits_for_it(self) -> None:
+        await self.echo()
+        data = bytes(range(256)) * 40_000  # beyond every buffer, and beyond what one read brings
+        sending = in_thread(self.peer.sendall, frame(FIN | BINARY, data, MASK))
+        self.assertEqual(await in_thread(read_exactly, self.service, len(data)), data)
+        await sending
+        sending = in_thread(self.service.sendall, data)
+        got = FrameDecoder(masked=False, limit_bytes=1 << 20, form=Form.BYTES)
+        back = b""
+        while len(back) < len(data):
+            back += b"".join(piece for _, piece in got.feed(await in_thread(self.peer.recv, 1 << 20)))
+        self.assertEqual(back, data)
+        await sending
+        await self.echo(b"and it goes on")
 
 
 class Ends(RelayTestCase):

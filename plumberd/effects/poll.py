@@ -10,6 +10,7 @@ sent to it. The reactor sees one more reader, this object.
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 from collections.abc import Callable
 
@@ -26,6 +27,18 @@ _EDGES_BUT_OUT = IN | select.EPOLLRDHUP | select.EPOLLET
 
 EVENTS_A_ROUND = 256
 """Events taken before the reactor's other descriptors and timers have their turn."""
+
+FEW_EVENTS = 8
+"""More than that in a round, and the reactor has its turn: its own work is little then beside theirs."""
+
+ROUNDS = 32
+"""Rounds at most, then it has its turn in any case: as many events as in one large round."""
+
+LOOKS = 16
+"""How often one looks for an answer: some 20 µs, which is less than a round of the reactor."""
+
+MOST_SKIPS = 63
+"""Where that is in vain it is tried more and more seldom; at least once in so many times."""
 
 Ready = Callable[[int], None]
 """``ready(events)``, events being a bit set of IN, OUT, HUP, ERR."""
@@ -49,6 +62,10 @@ class Poll:
         self._fresh: set[int] = set()
         self._again: list[Callable[[], None]] = []
         self._timer: IDelayedCall | None = None
+        self._expects = False
+        self._skips = 0
+        """How many chances to look again are let pass, since it was in vain."""
+        self._penalty = 0
         fds.addReader(self)
 
     def watch(self, fd: int, ready: Ready, *, level: bool = False, room: bool = True) -> None:
@@ -95,19 +112,55 @@ class Poll:
             timer.cancel()
         self._epoll.close()
 
+    def expect(self) -> None:
+        """Say that a short message was passed on, whose answer may be here in a moment.
+
+        A round of the reactor costs more than to carry one. So it is put off for that moment.
+        """
+        self._expects = True
+
     def doRead(self) -> None:
-        """Dispatch what is ready."""
+        """Dispatch what is ready; and where an answer is expected, and little else is going on, what comes of it."""
+        for _ in range(ROUNDS):
+            events = self._look() if self._expects else self._epoll.poll(0, EVENTS_A_ROUND)
+            self._expects = False
+            self._dispatch(events)
+            if not self._expects or len(events) > FEW_EVENTS or self._again or self._epoll.closed:
+                break
+        self._expects = False
+
+    def turn(self) -> None:
+        """Dispatch what is ready, once."""
+        self._dispatch(self._epoll.poll(0, EVENTS_A_ROUND))
+
+    def _look(self) -> list[tuple[int, int]]:
+        """Return what comes within a few looks; where nothing did, there is only one for a while."""
+        events = self._epoll.poll(0, EVENTS_A_ROUND)
+        if events:
+            return events
+        if self._skips:
+            self._skips -= 1
+            return []
+        os.sched_yield()  # who has to answer may wait for this very processor
+        for _ in range(LOOKS):
+            if events := self._epoll.poll(0, EVENTS_A_ROUND):
+                self._penalty = 0
+                return events
+        self._skips = self._penalty = min(2 * self._penalty + 1, MOST_SKIPS)
+        return []
+
+    def _dispatch(self, events: list[tuple[int, int]]) -> None:
         fresh = self._fresh
         fresh.clear()
         ready = self._ready
-        for fd, events in self._epoll.poll(0, EVENTS_A_ROUND):
+        for fd, bits in events:
             callback = ready.get(fd)
             # A descriptor registered during this round may have the number of one that
             # was closed in it: its own first edge comes with the next round.
             if callback is None or fd in fresh:
                 continue
             try:
-                callback(events)
+                callback(bits)
             except Exception:
                 self._log.failure("a callback for a socket failed; the socket is no longer watched")
                 if ready.get(fd) is callback:  # else it has gone already, and the number is another's

@@ -28,6 +28,10 @@ class Line(Protocol):
     def holds(self) -> bool:
         """Whether something was taken that has not gone."""
 
+    @property
+    def has_more(self) -> bool:
+        """Whether there may be something to read that no event will tell of."""
+
     def recv(self, most: int = READ_BYTES) -> bytes:
         """Read; ``b""`` is the end.
 
@@ -80,6 +84,11 @@ class PlainLine:
         """Whether there may be something to read that no edge will tell of."""
         self._ends = True
         """Whether the end may be there already, behind what is read."""
+
+    @property
+    def has_more(self) -> bool:
+        """See :attr:`Line.has_more`."""
+        return self._more or bool(self._ahead)
 
     def recv(self, most: int = READ_BYTES) -> bytes:
         """See :meth:`Line.recv`."""
@@ -146,6 +155,11 @@ class TlsLine:
     def holds(self) -> bool:
         """See :attr:`Line.holds`."""
         return self._unsent is not None
+
+    @property
+    def has_more(self) -> bool:
+        """See :attr:`Line.has_more`."""
+        return not self._wire.is_drained
 
     def recv(self, most: int = READ_BYTES) -> bytes:
         """See :meth:`Line.recv`."""

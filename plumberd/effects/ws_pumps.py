@@ -253,6 +253,16 @@ class WsReader(Pump):
         """See :attr:`Pump.holds`."""
         return bool(self._queue)
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether :meth:`fill` has something to tell that no event will announce."""
+        session = self._session
+        return session.heard is not None or session.fault is not None or self._line.has_more
+
+    def told(self, events: int) -> None:
+        """Hear of events of the far side's socket, before :meth:`fill`."""
+        self._line.told(events)
+
     def fill(self) -> int:
         """See :meth:`Pump.fill`."""
         if self._queue:

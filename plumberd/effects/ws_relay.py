@@ -24,7 +24,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from plumberd.effects.deadline import Deadlines
 from plumberd.effects.pipes import PipePool
-from plumberd.effects.poll import Poll
+from plumberd.effects.poll import IN, OUT, Poll
 from plumberd.effects.pumps import Pump
 from plumberd.effects.relay import Relay
 from plumberd.effects.ws_pumps import Session, Untold, WsReader, WsWriter
@@ -38,6 +38,9 @@ DRAIN_SECONDS = 1.0
 
 PING_SECONDS = 30.0
 """Silence after which the far side is asked whether it is there; after as long again it is not."""
+
+_USUAL = IN | OUT
+"""Events of a socket on which nothing has ended and nothing has failed."""
 
 _TCP_USER_TIMEOUT = 18
 _UNTAKEN_MS = 60_000
@@ -119,6 +122,39 @@ class WsRelay(Relay):
         if not self._again and not self._closing:
             self._again = True
             self._poll.again(self._go_on)
+
+    def _left_ready(self, events: int) -> None:
+        """See :meth:`Relay._edge`: where nothing waits, what comes goes straight on, at half the price."""
+        reader = self._reader
+        if events != _USUAL or not self._is_quiet or reader.ended:
+            super()._left_ready(events)
+            return
+        reader.told(events)
+        if self._fill(reader) and self._empty(reader):
+            self._poll.expect()
+        if not self._closing and (reader.ended or reader.holds or reader.goes_on):
+            self._run(forth=True, back=False)
+
+    def _right_ready(self, events: int) -> None:
+        """See :meth:`_left_ready`."""
+        writer = self._writer
+        if events != _USUAL or not self._is_quiet or writer.ended:
+            super()._right_ready(events)
+            return
+        if self._fill(writer):
+            if self._empty(writer):
+                self._poll.expect()
+            # A UNIX socket's short read need not be all that there is.
+            if self._closing or (not writer.holds and not self._fill(writer) and not writer.ended):
+                return
+        elif not writer.ended:
+            return
+        self._run(forth=False, back=True)
+
+    @property
+    def _is_quiet(self) -> bool:
+        """Whether nothing waits, on either side, for anything but what comes."""
+        return not (self._closing or self._held or self._hung_up or self._reader.holds or self._writer.holds)
 
     def _fill(self, pump: Pump) -> bool:
         try:

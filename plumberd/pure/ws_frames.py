@@ -225,7 +225,7 @@ class FrameDecoder:
                 start += size
                 if length < (126 if size == 2 else 65536) or length >> 63:
                     raise WsError(PROTOCOL_ERROR, "a length that is not written as short as it can be")
-            is_simple = keeps and first == _FIN_BINARY and not self._kind
+            is_simple = first == _FIN_BINARY and not self._kind
             if not is_simple or length > self._limit:
                 self._check(first, length)
             mask = b""
@@ -249,7 +249,10 @@ class FrameDecoder:
                     payload = apply_mask(payload, mask)
             at = stop
             if is_simple:
-                found.append((BINARY, payload))
+                if keeps:
+                    found.append((BINARY, payload))
+                elif payload:
+                    found.append((PIECE, payload))
             else:
                 self._frame(first, payload, found)
         self._rest = data[at:]

@@ -61,6 +61,8 @@ class Inward:
 
         :raises FramingError: a message that the framing cannot carry.
         """
+        if len(frames) == 1 and frames[0][0] == PIECE:
+            return [frames[0][1]]
         framing = self._framing
         found: list[bytes] = []
         if framing is Framing.LIBIPC_ZIG and not self._packets:
@@ -96,7 +98,7 @@ class Inward:
 class Outward:
     """To the WebSocket: frames, for what one read of a stream, or one packet, has brought."""
 
-    __slots__ = ("_framing", "_left", "_limit", "_masks", "_packets", "_rest", "_size", "_text", "_whole")
+    __slots__ = ("_framing", "_is_plain", "_left", "_limit", "_masks", "_packets", "_rest", "_size", "_text", "_whole")
 
     def __init__(
         self,
@@ -125,6 +127,7 @@ class Outward:
         self._left = 0
         """How much of a message is still to come whose beginning has gone."""
         self._whole = text or masks is not None
+        self._is_plain = framing is Framing.RAW and not self._whole
 
     @property
     def pending(self) -> bool:
@@ -136,6 +139,8 @@ class Outward:
 
         :raises FramingError: it makes no message, or one that is too long. What stood in front of it is lost with it.
         """
+        if self._is_plain and len(data) <= self._limit:
+            return _head(len(data)) + data
         if self._packets:
             return self._one(decode_packet(self._framing, data).payload)
         if self._left:
@@ -170,11 +175,8 @@ class Outward:
                 return b""
             if whole:
                 out.append(self._one(data[start:stop]))
-            elif length < 126:
-                out.append(_HEADS[length])
-                out.append(data[start:stop])
             else:
-                out.append(head(FIN | BINARY, length))
+                out.append(_head(length))
                 out.append(data[start:stop])
             at = stop
         return data[at:]
@@ -186,6 +188,11 @@ class Outward:
 
     def _frame(self, first: int, payload: bytes) -> bytes:
         return frame(first, payload, self._masks() if self._masks is not None else None)
+
+
+def _head(length: int) -> bytes:
+    """Return the head of a whole message of a server's."""
+    return _HEADS[length] if length < len(_HEADS) else head(FIN | BINARY, length)
 
 
 def _is_text(payload: bytes) -> bool:
