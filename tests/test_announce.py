@@ -16,8 +16,10 @@ from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.route import Choice, Routes, Target, parse_redirect, parse_route
 from plumberd.pure.policy.rule import parse_rule
 from plumberd.pure.policy.subject import parse_condition
+from plumberd.pure.tokens import Tokens
+from plumberd.pure.web_safety import WebSettings, parse_origin, parse_place
 from plumberd.wiring.announce import AT_START, announcement, show_choices
-from plumberd.wiring.config.settings import Settings
+from plumberd.wiring.config.settings import Settings, WebListener
 from tests.tables import each
 
 
@@ -243,3 +245,31 @@ class AtStart(SynchronousTestCase):
             if "AUDIT ONLY" in line
         ]
         self.assertIn("for 10m", line)
+
+
+class Web(SynchronousTestCase):
+    def test_where_browsers_may_come_in_and_whom_they_may_ask_for(self) -> None:
+        made = settings(webipcd=(WebListener("tcp:9080"), WebListener("tcp:9443", True)))
+        for line in (
+            "webipcd on tcp:9080",
+            "webipcd on tls:tcp:9443",
+            "browsers may ask for localhost, 127.0.0.1, [::1]; pages of others: none",
+        ):
+            self.assertIn(line, announcement(made))
+
+    def test_hosts_pages_proxies_and_tokens(self) -> None:
+        web = WebSettings(
+            (parse_place("h.example"),),
+            (parse_origin("https://app.example"),),
+            ("unix",),
+            "/tokens",
+            Tokens((("phone", b"digest"),)),
+        )
+        told = announcement(settings(webipcd=(WebListener("unix:/web"),), web=web))
+        for line in (
+            "browsers may ask for h.example; pages of others: https://app.example",
+            "reverse proxies are unix",
+            "tokens are those of /tokens (1)",
+        ):
+            self.assertIn(line, told)
+        self.assertNotIn("digest", " ".join(told))

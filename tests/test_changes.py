@@ -28,8 +28,10 @@ from plumberd.pure.tls import (
     TlsSettings,
     Trust,
 )
+from plumberd.pure.tokens import Tokens
+from plumberd.pure.web_safety import WebSettings, parse_place
 from plumberd.wiring.config.changes import AT_START, Changes, changes
-from plumberd.wiring.config.settings import CommandLine, Settings
+from plumberd.wiring.config.settings import CommandLine, Settings, WebListener
 from tests.tables import PROPERTY, each
 
 OLD = Settings("/r")
@@ -310,3 +312,25 @@ class Nothing(SynchronousTestCase):
     def test_nor_does_another_generation(self) -> None:
         new = dataclasses.replace(OLD, generation=2, config="b.toml", source=CommandLine())
         self.assertEqual(changes(OLD, new), Changes((), ()))
+
+
+class Web(SynchronousTestCase):
+    @each(
+        ("a_listener", {}, {"webipcd": (WebListener("tcp:1", True),)}, ["listen.webipcd: + tls:tcp:1"]),
+        ("a_host", {}, {"web": WebSettings((parse_place("h.example"),))}, ["web.hosts: + h.example"]),
+        ("the_page", {}, {"web": WebSettings(page=True)}, ["web.page: false → true"]),
+        (
+            "a_file",
+            {},
+            {"web": WebSettings(token_file="/t", tokens=Tokens((("a", b"x"),)))},
+            ["web.token_file: none → /t (1)"],
+        ),
+        (
+            "what_stands_in_it",
+            {"web": WebSettings(token_file="/t", tokens=Tokens((("a", b"x"),)))},
+            {"web": WebSettings(token_file="/t", tokens=Tokens((("a", b"y"),)))},
+            ["web.token_file: /t (1), with other tokens"],
+        ),
+    )
+    def test_what_is_told(self, _: str, old: dict[str, Any], new: dict[str, Any], wanted: list[str]) -> None:
+        self.assertEqual(lines(old, new), wanted)

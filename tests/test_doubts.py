@@ -18,8 +18,9 @@ from plumberd.pure.policy.rule import parse_rule
 from plumberd.pure.policy.subject import parse_condition
 from plumberd.pure.psk import PreSharedKey
 from plumberd.pure.tls import ClientCertificates, TlsSettings
+from plumberd.pure.web_safety import WebSettings, parse_place
 from plumberd.wiring.config.doubts import MOST, NOTE, TARGETS, WARNING, doubts, surroundings
-from plumberd.wiring.config.settings import Settings
+from plumberd.wiring.config.settings import Settings, WebListener
 from plumberd.wiring.dialing.reach import SERVED
 from tests.tables import each
 from tests.test_announce import settings
@@ -311,3 +312,30 @@ class InsideTls(SynchronousTestCase):
         self.assertTrue(self.told("allow in a any for login:carol"))
         key = PreSharedKey("laptop", b"x" * 32)
         self.assertEqual(self.told("allow in a any for psk:laptop", tls=TlsSettings(psks=(key,))), [])
+
+
+class Web(SynchronousTestCase):
+    LISTEN = (WebListener("tcp:9080:interface=127.0.0.1"),)
+
+    def test_nobody_is_let_in(self) -> None:
+        text = "webipcd listens, and no rule lets anyone in: --allow in SERVICE ws:any"
+        self.assertEqual(warnings("deny in a any", webipcd=self.LISTEN), [text])
+        self.assertIn(text, warnings("allow in a wss:any", webipcd=self.LISTEN))
+        self.assertIn(text, warnings("allow in a ws:any for token:phone", webipcd=self.LISTEN))
+        self.assertEqual(warnings("allow in a ws:any", webipcd=self.LISTEN), [])
+
+    def test_a_token_is_proved_where_there_is_a_file_of_them(self) -> None:
+        made = WebSettings(token_file="/tokens")
+        self.assertEqual(warnings("allow in a ws:any for token:phone", webipcd=self.LISTEN, web=made), [])
+
+    def test_a_proxy_may_say_that_it_is_encrypted(self) -> None:
+        made = WebSettings(proxies=("unix",))
+        self.assertEqual(warnings("allow in a wss:any", webipcd=self.LISTEN, web=made), [])
+
+    def test_others_get_403_where_no_host_is_named(self) -> None:
+        text = "webipcd listens for other machines, and web.hosts names no host: they get 403"
+        for description in ("tcp:9080", "tcp:9080:interface=192.0.2.1", "tcp6:9080"):
+            listen = (WebListener(description),)
+            self.assertEqual(warnings("allow in a ws:any", webipcd=listen), [text])
+            made = WebSettings((parse_place("h.example"),))
+            self.assertEqual(warnings("allow in a ws:any", webipcd=listen, web=made), [])

@@ -9,6 +9,7 @@ import ssl
 import struct
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -24,6 +25,7 @@ from plumberd.pure.tokens import Tokens
 from plumberd.pure.uri import IPAddress
 from plumberd.wiring.config.settings import WebListener
 from plumberd.wiring.inbound.inbound import REFUSAL_SECONDS
+from plumberd.wiring.inbound.tcpd import wanted_by
 from plumberd.wiring.service import PlumberdService
 from tests.issued import root
 from tests.running import RunningTestCase, leading
@@ -527,6 +529,29 @@ class WithTokens(WebTestCase):
         self.serve(broker.settings.rundir, "pong")
         self.put_in_force(broker, PROVED, web=web())
         self.assertEqual((await self.refused(self.tcpd_port(broker), "pong", "ipc", f"plumb.token.{TOKEN}"))[0], 401)
+
+
+class Reloaded(WebTestCase):
+    async def test_a_listener_comes_and_goes_and_who_is_carried_stays(self) -> None:
+        broker = self.listen(ANYBODY)
+        self.serve(broker.settings.rundir, "pong")
+        tcpd, port = broker.tcpd, self.tcpd_port(broker)
+        assert tcpd is not None
+
+        def late(wanted: object, failure: object) -> None:
+            raise AssertionError(wanted)
+
+        with await in_thread(opened, port, "pong") as connection:
+            path = os.path.join(self.folder(), "web")
+            tcpd.listen_on(wanted_by(replace(broker.settings, webipcd=(WebListener(f"unix:{path}"),))), late)
+            await until(lambda: len(tcpd.ports) == 1)
+            self.assertEqual(tcpd.addresses, [f"webipcd on {path}"])
+            await in_thread(connection.send, b"still")
+            self.assertEqual(await in_thread(connection.recv, DEADLINE_SECONDS), b"still")
+            await in_thread(connection.close)
+        with self.assertRaises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS)
+        await self.wait_until_idle(broker)
 
 
 class _Checker:

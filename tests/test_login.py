@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from plumberd.pure.login import LoginSettings, check_credentials, login_for
+from plumberd.pure.login import LoginSettings, authorization_for, check_credentials, login_for
 from plumberd.pure.names import SCHEMES
 from plumberd.pure.passwords import Cost, Entry, Passwords
 from plumberd.pure.plumb_handshake import Login
@@ -77,3 +77,28 @@ class Checked(SynchronousTestCase):
         self.assertEqual(made.names, ("/p", "file", "ldap"))
         self.assertNotIn("hunter2", repr(made))
         self.assertNotIn("of alice", repr(made))
+
+
+class InHttp(SynchronousTestCase):
+    TOKEN = PeerSettings(token_file="/t", token="secret-token")
+
+    @each(
+        ("none", "wss://h/x", None, None),
+        ("the_lookup_s_own", "wss://al:x@h/x", None, "Basic YWw6eA=="),
+        ("to_a_server_of_any_kind", "wss://al:x@h", None, "Basic YWw6eA=="),
+        ("the_machine_s_login", "wss://h/x", MACHINE, "Basic YnVpbGQ6aHVudGVyMw=="),
+        ("the_machine_s_token", "wss://h", TOKEN, "Bearer secret-token"),
+        ("the_lookup_s_own_before_it", "wss://al:x@h/x", TOKEN, "Basic YWw6eA=="),
+        ("the_machine_s_token_in_the_clear", "ws://h/x", TOKEN, None),
+        ("the_machine_s_login_in_the_clear", "ws://h/x", MACHINE, None),
+    )
+    def test_what_is_said(self, _: str, uri: str, peer: PeerSettings | None, wanted: str | None) -> None:
+        self.assertEqual(authorization_for(parse_uri(uri), peer), wanted)
+
+    def test_a_login_in_the_clear_is_refused(self) -> None:
+        self.assertRaises(Refused, authorization_for, parse_uri("ws://al:hunter2@h/x"), None)
+        self.assertRaises(Refused, authorization_for, parse_uri("ws://al:hunter2@h"), None)
+
+    def test_a_token_is_a_proof_and_does_not_show(self) -> None:
+        self.assertTrue(self.TOKEN.proves)
+        self.assertNotIn("secret-token", f"{self.TOKEN!r} {self.TOKEN}")

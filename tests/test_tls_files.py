@@ -155,6 +155,23 @@ class Others(TlsFilesTestCase):
         self.assertNotIn("s3cret", self.mistake(TlsFiles().password, self.write(data, "password", 0o600)))
 
 
+class OfTokens(TlsFilesTestCase):
+    @each((b"abc", "abc"), (b"abc\n", "abc"), (b"a-b_c.~/+=\r\n", "a-b_c.~/+="))
+    def test_a_token_is_read(self, data: bytes, wanted: str) -> None:
+        self.assertEqual(TlsFiles().token(self.write(data, "token", 0o600)), wanted)
+
+    @each((b"",), (b"s3cret s3cret",), (b"s3cret\ns3cret",), (b"s3cret" * 50,), (b"s3cret\xff",))
+    def test_anything_else_is_none_and_not_repeated(self, data: bytes) -> None:
+        self.assertNotIn("s3cret", self.mistake(TlsFiles().token, self.write(data, "token", 0o600)))
+
+    def test_both_kinds_of_files_are_secrets(self) -> None:
+        for read in (TlsFiles().token, TlsFiles().tokens):
+            self.assertIn("others can read", self.mistake(read, self.write(b"abc", "token", 0o644)))
+
+    def test_a_file_of_tokens_tells_its_lines(self) -> None:
+        self.assertIn("tokens:2: ", self.mistake(TlsFiles().tokens, self.write(b"\ns3cret", "tokens", 0o600)))
+
+
 class Unread(TlsFilesTestCase):
     def test_whoever_tries_a_configuration_out_needs_no_file(self) -> None:
         files = UnreadFiles()
@@ -162,4 +179,4 @@ class Unread(TlsFilesTestCase):
         self.assertEqual([one.file for one in files.authorities("/ca")], ["/ca"])
         self.assertEqual([one.file for one in files.revocation_lists("/crl")], ["/crl"])
         self.assertEqual(files.find(files.keys("/keys"), "laptop").key, b"")
-        self.assertEqual(files.password("/password"), "")
+        self.assertEqual((files.password("/password"), files.token("/token")), ("", ""))

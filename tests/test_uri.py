@@ -464,3 +464,38 @@ class Parts(SynchronousTestCase):
     )
     def test_a_uri_for_people_has_everything_but_the_password(self, text: str, shown: str) -> None:
         self.assertEqual(str(parse_uri(text)), shown)
+
+
+class Web(SynchronousTestCase):
+    @each(
+        ("ws://h/pong", 80, "pong", ()),
+        ("wss://h/pong?framing=libipc-zig&text=yes", 443, "pong", (("framing", "libipc-zig"), ("text", "yes"))),
+        (
+            "ws://h:9080?path=%2Fchat%3Froom%3D1&protocol=chat",
+            9080,
+            None,
+            (("path", "/chat?room=1"), ("protocol", "chat")),
+        ),
+    )
+    def test_what_is_said_of_websockets(
+        self, text: str, port: int, service: str | None, options: tuple[tuple[str, str], ...]
+    ) -> None:
+        found = parse_uri(text)
+        self.assertEqual((found.port, found.service, found.options), (port, service, options))
+        self.assertEqual(parse_uri(format_uri(found)), found)
+
+    @each(
+        ("ws://h/pong?path=%2Fx", "the service is the path"),
+        ("ws://h/pong?protocol=x", "the service is the path"),
+        ("ws://h?path=x", "path: wanted"),
+        ("ws://h?path=%2Fa%20b", "path: wanted"),
+        ("ws://h?path=%2Fa%23b", "path: wanted"),
+        ("ws://h?path=%2Fa%0D%0AX: y", "blank"),
+        ("ws://h?path=%2Fa%0D%0AX:y", ""),
+        ("ws://h?protocol=a,b", "protocol: wanted"),
+        ("ws://h?protocol=", "protocol: wanted"),
+        ("ws://h?text=no", "text: wanted yes"),
+        ("tcp://h?text=yes", "an option that tcp does not know"),
+    )
+    def test_what_is_not(self, text: str, wanted: str) -> None:
+        self.assertIn(wanted, str(self.assertRaises(UriError, parse_uri, text)))

@@ -14,11 +14,15 @@ from plumberd.pure.web_http import (
     REQUEST_BYTES,
     STATUS,
     AnswerReader,
+    HttpAnswer,
     HttpError,
     RequestReader,
     accept_of,
     answer,
+    asking,
+    check_switched,
     refusal,
+    refusal_of,
     switching,
 )
 from tests.tables import PROPERTY, each
@@ -128,3 +132,41 @@ class Answers(SynchronousTestCase):
         self.assertEqual(body, b"")
         for line in (b"Content-Length: 4", b"X-Content-Type-Options: nosniff", b"Connection: close", b"X: y"):
             self.assertIn(line, head.split(b"\r\n"))
+
+
+class Calling(SynchronousTestCase):
+    KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+
+    def test_what_is_asked_is_a_request(self) -> None:
+        data = asking("h.example:9080", "/pong", self.KEY, ("ipc",), (("Plumb-Hops", "1"),))
+        found = RequestReader().receive(data)
+        assert found is not None
+        self.assertEqual((found.target, found.one("host"), found.one("plumb-hops")), ("/pong", "h.example:9080", "1"))
+        self.assertEqual(found.words("sec-websocket-protocol"), ("ipc",))
+
+    @each(
+        ("no upgrade", {"upgrade": None}),
+        ("another upgrade", {"upgrade": "h2c"}),
+        ("another key", {"sec-websocket-accept": "x"}),
+        ("an extension", {"sec-websocket-extensions": "permessage-deflate"}),
+        ("another subprotocol", {"sec-websocket-protocol": "chat"}),
+    )
+    def test_what_is_no_answer_to_it(self, _: str, changed: dict[str, str | None]) -> None:
+        good = {"upgrade": "WebSocket", "sec-websocket-accept": accept_of(self.KEY), "sec-websocket-protocol": "ipc"}
+        check_switched(HttpAnswer(101, tuple(good.items())), self.KEY, ("ipc",))
+        bad = {name: value for name, value in {**good, **changed}.items() if value is not None}
+        self.assertRaises(HttpError, check_switched, HttpAnswer(101, tuple(bad.items())), self.KEY, ("ipc",))
+
+    @each(
+        (403, b"denied\n", "denied", "the far side refused: denied"),
+        (404, b"unknown-service: no such", "unknown-service", "the far side refused: unknown-service: no such"),
+        (503, b"denied", "busy", "the far side refused: 503 denied"),
+        (502, b"not-possible: x", "not-possible", "the far side refused: not-possible: x"),
+        (502, b"<html>", "unreachable", "the far side refused: 502 <html>"),
+        (200, b"hello", "unreachable", "the far side answered 200"),
+        (403, b"\x1b[31mred", "denied", "the far side refused: 403 [31mred"),
+    )
+    def test_a_refusal(self, status: int, body: bytes, word: str, text: str) -> None:
+        found = refusal_of(HttpAnswer(status, ()), body)
+        self.assertEqual(found.word.value, word)
+        self.assertTrue(found.reason.startswith(text), found.reason)

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from plumberd.pure.plumb_handshake import Login
 from plumberd.pure.web_http import HttpError, HttpRequest
-from plumberd.pure.web_request import PROTOCOLS, Own, Proof, Upgrade, parse_request, proof_of
+from plumberd.pure.web_request import PROTOCOLS, Own, Proof, Upgrade, hops_of, parse_request, proof_of
 from plumberd.pure.ws_messages import Subprotocol
 from tests.tables import each
 
@@ -104,3 +104,13 @@ class Shown(SynchronousTestCase):
     def test_it_shows_nowhere(self) -> None:
         self.assertNotIn("secret", repr(self.proof(authorization=basic("carol:secret"))))
         self.assertNotIn("secret", repr(self.proof(authorization="Bearer secret")))
+
+
+class Hops(SynchronousTestCase):
+    @each((None, 0), ("0", 0), ("8", 8), ("9999", 9999))
+    def test_how_many(self, text: str | None, wanted: int) -> None:
+        self.assertEqual(hops_of(asking(plumb_hops=text)), wanted)
+
+    @each(("",), ("-1",), ("08",), ("x",), ("99999",))
+    def test_no_number(self, text: str) -> None:
+        self.assertRaises(HttpError, hops_of, asking(plumb_hops=text))

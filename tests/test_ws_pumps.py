@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import socket
 
+from twisted.trial.unittest import SynchronousTestCase
+
 from plumberd.effects.poll import IN, OUT
 from plumberd.effects.pumps import NOTHING, Broken, Untranslatable
 from plumberd.effects.ws_line import PlainLine
-from plumberd.effects.ws_pumps import Session, Untold, WsReader, WsWriter
+from plumberd.effects.ws_pumps import RandomMasks, Session, Untold, WsReader, WsWriter
 from plumberd.framing import Framing, Message, encode
 from plumberd.pure.ws_frames import (
     BINARY,
@@ -189,3 +191,11 @@ class Writing(PumpTestCase):
     def test_a_ping_waits_for_no_room(self) -> None:
         self.writer.ping()
         self.assertEqual(read_exactly(self.peer, 2), b"\x89\x00")
+
+
+class Masks(SynchronousTestCase):
+    def test_each_is_four_bytes_and_another(self) -> None:
+        masks = RandomMasks()
+        found = [masks.next() for _ in range(1000)]
+        self.assertEqual({len(one) for one in found}, {4})
+        self.assertGreater(len(set(found)), 990)

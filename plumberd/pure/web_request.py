@@ -119,7 +119,9 @@ def hops_of(request: HttpRequest) -> int:
 
     :raises HttpError: 400, where that is no number.
     """
-    text = request.one(HOPS.lower()) or "0"
+    text = request.one(HOPS.lower())
+    if text is None:
+        return 0
     if not _NUMBER.match(text):
         raise HttpError(HTTPStatus.BAD_REQUEST, f"{HOPS}: wanted a number")
     return int(text)

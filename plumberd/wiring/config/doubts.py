@@ -87,7 +87,7 @@ def _web_schemes(settings: Settings) -> tuple[str, ...]:
 def _proves(settings: Settings) -> tuple[str, ...]:
     """Return the kinds of identity that callers can prove."""
     by_tls = settings.tlsd or settings.publish_tls or any(one.tls for one in settings.webipcd)
-    kinds: list[str] = ["token"] if settings.webipcd and len(settings.web.tokens) else []
+    kinds: list[str] = ["token"] if settings.webipcd and settings.web.token_file is not None else []
     if not by_tls:
         return tuple(kinds)
     if settings.tls.client_certificates is not ClientCertificates.NONE:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import ipaddress
+import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -320,4 +321,5 @@ async def _stop(port: IListeningPort) -> None:
 def _show(host: Any) -> str:
     if hasattr(host, "port"):
         return f"{show_host(host.host)}:{host.port}"
-    return str(getattr(host, "name", host))
+    name = getattr(host, "name", host)
+    return os.fsdecode(name) if isinstance(name, bytes) else str(name)
