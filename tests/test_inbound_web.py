@@ -533,6 +533,7 @@ class WithTokens(WebTestCase):
 
 class Reloaded(WebTestCase):
     async def test_a_listener_comes_and_goes_and_who_is_carried_stays(self) -> None:
+        path = os.path.join(self.folder(), "web")
         broker = self.listen(ANYBODY)
         self.serve(broker.settings.rundir, "pong")
         tcpd, port = broker.tcpd, self.tcpd_port(broker)
@@ -542,7 +543,6 @@ class Reloaded(WebTestCase):
             raise AssertionError(wanted)
 
         with await in_thread(opened, port, "pong") as connection:
-            path = os.path.join(self.folder(), "web")
             tcpd.listen_on(wanted_by(replace(broker.settings, webipcd=(WebListener(f"unix:{path}"),))), late)
             await until(lambda: len(tcpd.ports) == 1)
             self.assertEqual(tcpd.addresses, [f"webipcd on {path}"])
