@@ -68,8 +68,9 @@ function explain(error) {
   $("refusal").hidden = !error;
   if (!error) return;
   $("refusal-plain").textContent = REFUSALS[error.word] ?? "There is no connection.";
-  const proved = $("token").value || error.word !== "denied";
-  $("refusal-reason").textContent = (proved && error.word !== "hidden" && error.reason) || HINTS[error.word] || "";
+  // To who has no token, or a wrong one, the daemon gives no reason: then a hint is worth more than its sentence.
+  const isHinted = ["unauthenticated", "hidden"].includes(error.word) || (error.word === "denied" && !$("token").value);
+  $("refusal-reason").textContent = (!isHinted && error.reason) || HINTS[error.word] || "";
   $("refusal-word").textContent = error.word ?? "unknown";
   if (narrow.matches) $("refusal").scrollIntoView({ block: "center" });
 }
