@@ -88,6 +88,13 @@ class Services(PagesTestCase):
         closed, nobody = [await self.json(broker, f"/-/services/{name}") for name in ("closed", "nobody")]
         self.assertEqual(closed["reason"], nobody["reason"])
 
+    async def test_a_head_is_the_same_without_its_body(self) -> None:
+        broker = self.paged()
+        for target in ("/-/services", "/-/services/open", "/-/services/closed"):
+            status, headers, body = await self.get(broker, target, method="HEAD")
+            self.assertEqual((status, body), (200, b""))
+            self.assertGreater(int(headers["content-length"]), 10)
+
     async def test_without_a_service_there_is_none_to_reach(self) -> None:
         broker = self.listen("allow in any ws:any")
         found = await self.json(broker, "/-/services/nobody", BEARER)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from plumberd.effects import openssl
@@ -130,7 +131,8 @@ class WebInbound(Inbound):
             word = Refusal.DENIED
         reason = f": {printable(self._reason)}" if proved else ""
         if isinstance(self._asked, Own):
-            self._answer(_json({**self._named(), "ok": False, "error": word.value, "reason": self._why(word, proved)}))
+            told = {**self._named(), "ok": False, "error": word.value, "reason": self._why(word, proved)}
+            self._answer(_json(told, self._asked))
         else:
             self._answer(refusal(STATUS[word], word.value + reason, time.time()))
 
@@ -287,10 +289,10 @@ class WebInbound(Inbound):
             name = asked.path.removeprefix(f"{BY_NAME}/")
             self._service = printable(name, 64)
             tell_of(self.core, name, self.who)
-            self._answer(_json({**self._named(), "ok": True}))
+            self._answer(_json({**self._named(), "ok": True}, asked))
         else:
             services = [{"service": name} for name in list_services(self.core, self.who)]
-            self._answer(_json({"ok": True, "services": services}))
+            self._answer(_json({"ok": True, "services": services}, asked))
 
     def _named(self) -> dict[str, str]:
         return {"service": self._service} if self._service else {}
@@ -365,6 +367,7 @@ class WebInbound(Inbound):
         self.drop()
 
 
-def _json(members: dict[str, object]) -> bytes:
+def _json(members: Mapping[str, object], asked: Own) -> bytes:
     data = json.dumps(members).encode("ascii")
-    return answer(HTTPStatus.OK, data, "application/json", time.time(), (("Cache-Control", "no-store"),))
+    headers = (("Cache-Control", "no-store"),)
+    return answer(HTTPStatus.OK, data, "application/json", time.time(), headers, has_body=asked.has_body)
