@@ -240,6 +240,14 @@ class Ended(RelayTestCase):
         self.turn()
         self.assertIn("a packet of 1 bytes", self.ended[0])
 
+    def test_what_went_wrong_stands_behind_how_it_ended(self) -> None:
+        self.relay()
+        self.far.counts.lost, self.far.counts.reordered = 3, 1
+        self.made.too_large(2000, 1000)
+        self.made.received([b""])
+        self.made.abort()
+        self.assertEqual(self.ended, ["aborted; 3 lost, 1 reordered, 1 dropped, 1 too large"])
+
     def test_it_ends_once_and_nothing_is_done_afterwards(self) -> None:
         program = self.relay()
         self.made.abort()

@@ -145,7 +145,7 @@ class OfASession(FarTestCase):
         self.server.send(CLOSE + IDENT + struct.pack(">I", 3))
         self.assertEqual(await in_thread(self.program.recv, 100), b"last")
         self.assertEqual(await in_thread(self.program.recv, 100), b"")
-        self.assertEqual((await self.end(), self.relay.counts), ("closed", Counts(received=1, lost=2)))
+        self.assertEqual((await self.end(), self.relay.counts), ("closed; 2 lost", Counts(received=1, lost=2)))
 
 
 NARROW = """

@@ -232,6 +232,32 @@ class LetIn(UdpdTestCase):
             await self.wait_until_idle(gateway)
             await self.wait_until_idle(far)
 
+    async def test_messages_go_from_udp_to_a_websocket_and_back_again(self) -> None:
+        from plumberd.pure.policy.route import Routes, parse_route
+        from plumberd.wiring.config.settings import WebListener
+        from tests.running import leading
+
+        web = (WebListener("tcp:0:interface=127.0.0.1"),)
+
+        def routes(target: str) -> Routes:
+            return Routes({}, leading(pong=parse_route("pong", target)))
+
+        far = self.far("allow in pong any", webipcd=web, framings={"pong": "libipc-zig"})
+        self.serve(far.settings.rundir, "pong")
+        ws, udp = self.tcpd_port(far), self.listening(far).port
+        there = routes(f"ws://127.0.0.1:{ws}/pong")
+        first = self.far("allow in pong any", f"allow out pong ws:127.0.0.1:{ws}", routes=there)
+        back = (f"allow out pong udp:127.0.0.1:{udp}", "allow in pong any")
+        second = self.far(*back, webipcd=web, routes=routes(f"udp://127.0.0.1:{udp}/pong"))
+        peer = await self.call(first)
+        near = self.run_broker()
+        _, sock = await self.look_up(near, f"ws://127.0.0.1:{self.tcpd_port(second)}/pong")
+        for message in (b"one", b"two", os.urandom(1300)):
+            peer.send(message)
+            self.assertEqual(await in_thread(peer.receive), message)
+            sock.send(message)
+            self.assertEqual(await in_thread(sock.recv, 65536), message)
+
     async def test_a_tcp_caller_may_be_led_on_by_udp(self) -> None:
         from plumberd.pure.policy.route import Routes, parse_route
         from tests.running import leading
@@ -340,6 +366,34 @@ class Strangers(UdpdTestCase):
         sock.send(datagram)
         sock.send(asked(HELLO, b"behind..", b"pong"))  # is answered, and nothing before it was
         self.assertEqual((await in_thread(sock.recv, 100))[2:10], b"behind..")
+
+    async def test_garbage_beside_a_session_and_in_it_is_survived(self) -> None:
+        """Whatever comes, nothing fails (trial sees what is logged), and who is there is served."""
+        far = self.far("allow in pong udp:any")
+        self.serve(far.settings.rundir, "pong")
+        peer, stranger, rng = await self.call(far), self.connected(far), random.Random(2)
+        cookie = await in_thread(cookie_for, stranger, b"nonce...", b"pong")
+        seeds = [
+            asked(HELLO, b"nonce...", b"pong"),
+            asked(OPEN, b"nonce...", b"ping", cookie),
+            peer.datagram(b"x", 0),
+            b"\1\7" + peer.session + bytes(4),
+        ]
+        for number in range(1500):
+            garbage = bytearray(rng.choice(seeds) if number % 3 else rng.randbytes(rng.randrange(200)))
+            for _ in range(rng.randrange(4)):
+                if garbage:
+                    garbage[rng.randrange(len(garbage))] = rng.randrange(256)
+            # Of its own session anything but its end; from elsewhere anything.
+            is_end = bytes(garbage[:10]) in (b"\1\7" + peer.session, b"\1\10" + peer.session)
+            (stranger if is_end or number % 2 else peer.sock).send(garbage[: rng.choice((None, 13, 40))])
+            if number % 100 == 0:
+                await in_thread(lambda: None)
+        peer.sent = 1 << 31
+        peer.send(b"still there")
+        while not (came := await in_thread(peer.sock.recv, 65536)).endswith(b"still there"):
+            self.assertLess(len(came), 128)  # cookies, closes of sessions that are none, and echoes
+        self.assertEqual(came[:10], b"\1\6" + peer.session)
 
     async def test_data_from_elsewhere_does_not_enter_a_session(self) -> None:
         far = self.far("allow in pong udp:any")

@@ -74,7 +74,7 @@ class DatagramRelay:
     """Owns both sides until it is done, then has closed both.
 
     :ivar up, down: bytes of messages from the program to the far side and back.
-    :ivar ending: how it ended, for the log.
+    :ivar ending: how it ended, for the log, and how many messages did not go as they should.
     """
 
     def __init__(
@@ -288,12 +288,19 @@ class DatagramRelay:
         done, self._done = self._done, None
         if done is None:
             return
-        self.ending = ending
+        self.ending = ending + _troubles(self.counts)
         self._stop_timer()
         self._poll.forget(self._near.sock.fileno())
         self._near.close()
         self.far.close(tell=tell)
         done(self)
+
+
+def _troubles(counts: Counts) -> str:
+    """Return what has gone wrong on the way, behind how it ended."""
+    names = ("lost", "repeated", "reordered", "dropped", "too_large")
+    said = [f"{count} {name.replace('_', ' ')}" for name in names if (count := getattr(counts, name))]
+    return f"; {', '.join(said)}" if said else ""
 
 
 def _how(error: OSError) -> str:
