@@ -30,7 +30,11 @@ rules = ["deny in any any"]
 default = { in = "allow", out = "deny" }
 routes = { a = "tcp://file.example", b = "tcp://file.example" }
 redirect = { c = "file", d = "file" }
-listen = { tcpd = ["9000"], publish = { pongd = ["7000"] }, tlsd = ["9001"], publish_tls = { web = ["443"] } }
+listen.tcpd = ["9000"]
+listen.publish = { pongd = ["7000"] }
+listen.tlsd = ["9001"]
+listen.udpd = ["9002"]
+listen.publish_tls = { web = ["443"] }
 services.pongd.framing = "raw"
 tls = { psk_file = "psk", client_certificates = "optional" }
 peer."A.example:1" = { psk = "laptop" }
@@ -53,6 +57,7 @@ LINE = CommandLine(
     tcpd=("tcp:1",),
     publish=(("pongd", "tcp:2"),),
     tlsd=("tcp:3",),
+    udpd=("udp:4",),
     parts=frozenset(("tcpd",)),
     broker_uids=frozenset((9,)),
     service_uids=frozenset((10,)),
@@ -108,6 +113,7 @@ class Both(ConfiguredTestCase):
         self.assertEqual([str(rule) for rule in both.policy.rules], ["allow in a any", "deny in any any"])
         self.assertEqual(both.tcpd, ("tcp:1", "tcp:9000:interface=127.0.0.1"))
         self.assertEqual(both.tlsd, ("tcp:3", "tcp:9001:interface=127.0.0.1"))
+        self.assertEqual(both.udpd, ("udp:4", "udp:9002:interface=127.0.0.1"))
         self.assertEqual(both.publish, (("pongd", "tcp:2"), ("pongd", "tcp:7000:interface=127.0.0.1")))
         self.assertEqual((both.service_uids, both.broker_uids), ({7, 10}, {8, 9}))
 

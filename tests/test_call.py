@@ -181,3 +181,24 @@ class Cancelled(CallTestCase):
         near.settimeout(10)
         self.assertEqual(await in_thread(near.recv, 100), b"ok")
         self.assertEqual(self.results, [])
+
+    async def test_an_end_that_goes_along_is_there_with_the_question_and_closed_here(self) -> None:
+        (near, far), (ours, theirs) = self.pair(), self.pair()
+        near.setblocking(False)
+        call = SchemeCall(self.poll, near, b"\0\0\0\1x", self.results.append)
+        call.send_along(ours)
+        call.start()
+        data, (fd,), _, _ = await in_thread(socket.recv_fds, far, 100, 1)
+        with socket.socket(fileno=fd) as end:
+            end.sendall(b"hello")
+            self.assertEqual((data, theirs.recv(9), ours.fileno()), (b"\0\0\0\1x", b"hello", -1))
+        far.sendall(b"\0\0\0\2ok")
+        await until(lambda: self.results)
+        self.assertEqual((self.results, await in_thread(read_all, theirs)), ([None], b""))
+
+    def test_given_up_before_it_begins_the_end_is_closed_too(self) -> None:
+        (near, _), (ours, theirs) = self.pair(), self.pair()
+        call = SchemeCall(self.poll, near, b"x", self.results.append)
+        call.send_along(ours)
+        call.cancel()
+        self.assertEqual(theirs.recv(9), b"")

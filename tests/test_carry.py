@@ -6,7 +6,17 @@ import ipaddress
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from plumberd.pure.carry import ANSWER_BYTES, CarryAnswer, CarryRequest, carry, carry_tls, no, ok, parse_carried
+from plumberd.pure.carry import (
+    ANSWER_BYTES,
+    CarryAnswer,
+    CarryRequest,
+    carry,
+    carry_messages,
+    carry_tls,
+    no,
+    ok,
+    parse_carried,
+)
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import URI_BYTES, Uri, UriError, parse_uri
 from tests.tables import each
@@ -120,3 +130,32 @@ class InsideTls(SynchronousTestCase):
         for option in ("address=192.0.2.1", "ruled=yes", "alpn=h2&ruled=yes"):
             with self.assertRaises(UriError):
                 parse_uri(f"tls://a.example:9001/pong?{option}")
+
+
+class WithMessages(SynchronousTestCase):
+    """What a broker of ours says to a udpd of ours besides the URI."""
+
+    @each(
+        ("raw", "udp://a.example:9000/pong", "192.0.2.1", "raw", False),
+        ("framed", "udp://a.example:9000/pong?framing=libipc-zig", "2001:db8::1", "libipc-zig", True),
+        ("no_service", "udp://192.0.2.1:53", "192.0.2.1", "libipc-2019", False),
+    )
+    def test_it_is_understood(self, _: str, uri: str, address: str, framing: str, framed: bool) -> None:
+        where = ipaddress.ip_address(address)
+        text = CarryRequest().receive(carry_messages(parse_uri(uri), where, framing, framed=framed))
+        assert text is not None
+        carried = parse_carried(text)
+        self.assertEqual(parse_uri(carried.text), parse_uri(uri))
+        self.assertEqual((carried.address, carried.framing, carried.framed), (where, framing, framed))
+
+    def test_a_framing_that_does_not_exist_is_refused_and_too_long_is_not_sent(self) -> None:
+        with self.assertRaises(Refused):
+            parse_carried("udp://a.example:9000/pong?address=192.0.2.1&messages=telex")
+        with self.assertRaises(Refused):
+            uri = Uri("udp", "a" * 4096, 1)
+            carry_messages(uri, ipaddress.ip_address("::1"), "raw", framed=False)
+
+    def test_no_client_can_say_it(self) -> None:
+        for option in ("address=192.0.2.1", "messages=raw", "framing=raw&messages=raw"):
+            with self.assertRaises(UriError):
+                parse_uri(f"udp://a.example:9000/pong?{option}")

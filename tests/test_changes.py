@@ -119,6 +119,7 @@ class Told(SynchronousTestCase):
             ["listen.tcpd: - tcp:1", "listen.tcpd: + tcp:3"],
         ),
         ("published", {}, {"publish": (("a", "tcp:1"),)}, ["listen.publish.a: + tcp:1"]),
+        ("listeners_for_datagrams", {}, {"udpd": ("udp:1",)}, ["listen.udpd: + udp:1"]),
         ("listeners_inside_tls", {}, {"tlsd": ("tcp:1",)}, ["listen.tlsd: + tcp:1"]),
         ("published_inside_tls", {}, {"publish_tls": (("a", "tcp:1"),)}, ["listen.publish_tls.a: + tcp:1"]),
         (

@@ -153,8 +153,13 @@ class Ways(SynchronousTestCase):
         text = "the redirect of a leads to b, and rule 1 lets nobody go there"
         self.assertEqual(self.told("deny out a any", redirect="b"), [text])
         self.assertEqual(self.told("deny out b any", redirect="b"), [])
-        callers: Any = {"tcpd": ("tcp:9000",)}
-        self.assertEqual(self.told("allow in a any", "deny out a any", redirect="b", **callers), [])
+        for callers in ({"tcpd": ("tcp:9000",)}, {"udpd": ("udp:9000",)}):
+            self.assertEqual(self.told("allow in a any", "deny out a any", redirect="b", **callers), [])
+
+    def test_udpd_listens_for_nobody(self) -> None:
+        text = "udpd listens, and no rule lets anyone in: --allow in SERVICE PEER"
+        self.assertIn(text, self.told("allow in a tcp:any", udpd=("udp:9000",)))
+        self.assertEqual(self.told("allow in a udp:any", udpd=("udp:9000",)), [])
 
     def test_a_route_to_where_nobody_may_go(self) -> None:
         text = "the route of web leads to tcp://h.example:80/x, and rule 2 lets nobody go there"

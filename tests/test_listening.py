@@ -13,11 +13,58 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from plumberd.wiring.inbound.listening import BACKLOG, EndpointError, full_description, is_plain, raw_socket
+from plumberd.wiring.inbound.listening import (
+    BACKLOG,
+    EndpointError,
+    full_datagram_description,
+    full_description,
+    is_plain,
+    parse_datagram_description,
+    raw_socket,
+)
 from tests.support import CleanTestCase, in_thread, real_reactor
 from tests.tables import each
 
 server_from_string: Any = endpoints.serverFromString
+
+
+class ForDatagrams(SynchronousTestCase):
+    """What --udpd takes."""
+
+    @each(
+        ("9000", "udp:9000:interface=127.0.0.1", ("127.0.0.1", 9000)),
+        ("localhost:9000", "udp:9000:interface=127.0.0.1", ("127.0.0.1", 9000)),
+        ("0.0.0.0:9000", "udp:9000:interface=0.0.0.0", ("0.0.0.0", 9000)),
+        ("[2001:DB8:0::1]:9000", r"udp:9000:interface=2001\:db8\:\:1", ("2001:db8::1", 9000)),
+        ("udp:0", "udp:0:interface=127.0.0.1", ("127.0.0.1", 0)),
+        ("udp:9000:interface=192.0.2.1", "udp:9000:interface=192.0.2.1", ("192.0.2.1", 9000)),
+        (r"udp:9000:interface=\:\:", r"udp:9000:interface=\:\:", ("::", 9000)),
+    )
+    def test_every_form_becomes_the_whole_one_and_that_is_read(
+        self, text: str, wanted: str, place: tuple[str, int]
+    ) -> None:
+        self.assertEqual(full_datagram_description(text), wanted)
+        self.assertEqual(full_datagram_description(wanted), wanted)
+        self.assertEqual(parse_datagram_description(wanted), place)
+
+    @each(
+        ("", "wanted PORT, HOST:PORT or udp:PORT:interface=ADDRESS"),
+        ("tcp:9000", "wanted PORT, HOST:PORT or udp:PORT:interface=ADDRESS"),
+        ("tcp:9000:interface=127.0.0.1", "wanted PORT"),
+        ("unix:/tmp/x", "wanted PORT"),
+        ("udp:", "wanted PORT"),
+        ("udp:9000:mode=1", "wanted PORT"),
+        ("0", "port 0 is not within 1 to 65535"),
+        ("65536", "port 65536 is not within 1 to 65535"),
+        ("udp:65536", "port 65536 is not within 1 to 65535"),
+        ("a.example:9000", "'a.example' is no address to listen on"),
+        ("udp:9000:interface=a.example", "'a.example' is no address to listen on"),
+        ("224.0.0.1:9000", "224.0.0.1 is a multicast address"),
+    )
+    def test_anything_else_is_refused_with_what_would_be_accepted(self, text: str, reason: str) -> None:
+        with self.assertRaises(EndpointError) as caught:
+            full_datagram_description(text)
+        self.assertIn(reason, str(caught.exception))
 
 
 class Accepted(SynchronousTestCase):

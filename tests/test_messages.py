@@ -171,7 +171,7 @@ class Written(EndTestCase):
 class Bound(EndTestCase):
     """EMSGSIZE from the kernel itself."""
 
-    @each((SEQPACKET, 4576), (SEQPACKET, 8952), (DGRAM, 8952), (DGRAM, 65506))
+    @each((SEQPACKET, 4576), (SEQPACKET, 8952), (DGRAM, 8952), (DGRAM, 65506), (SEQPACKET, 65507))
     def test_a_packet_that_is_too_long_is_refused_and_one_that_is_not_goes(self, kind: SocketType, most: int) -> None:
         end, program = self.end(kind)
         self.assertTrue(bound_packets(program, most))

@@ -283,6 +283,18 @@ class Listeners(OptionsTestCase):
         self.assertTrue(message.startswith("--tlsd: "), message)
         self.assertIn(wanted, message)
 
+    @each(
+        ("9002", "udp:9002:interface=127.0.0.1"),
+        ("192.0.2.1:9002", "udp:9002:interface=192.0.2.1"),
+        ("udp:9002:interface=192.0.2.1", "udp:9002:interface=192.0.2.1"),
+    )
+    def test_where_datagrams_are_taken(self, value: str, wanted: str) -> None:
+        self.assertEqual(self.parse(f"--udpd {value} --udpd 1").udpd, (wanted, "udp:1:interface=127.0.0.1"))
+
+    @each(("tcp:9002:interface=127.0.0.1",), ("99999",), ("224.0.0.1:9002",))
+    def test_where_datagrams_cannot_be_taken(self, value: str) -> None:
+        self.assertTrue(self.mistake(f"--udpd {value}").startswith("--udpd: "))
+
     def test_tls_wants_something_to_prove(self) -> None:
         self.assertEqual(
             self.mistake("--tlsd 9001"),

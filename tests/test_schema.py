@@ -50,6 +50,7 @@ class Accepted(SynchronousTestCase):
                 "tcpd": ["9000"],
                 "publish": {"pongd": ["7000", "tcp:7001"]},
                 "tlsd": ["9001"],
+                "udpd": ["[::1]:9002"],
                 "publish_tls": {"web": ["tcp:443"]},
             },
             "tls": {
@@ -94,6 +95,7 @@ class Accepted(SynchronousTestCase):
         self.assertEqual(list(map(str, found.routes["a"] + found.redirect["b"])), ["tcp://h.example:9000", "c"])
         self.assertEqual(found.listen.tcpd, ["tcp:9000:interface=127.0.0.1"])
         self.assertEqual(found.listen.publish, {"pongd": ["tcp:7000:interface=127.0.0.1", "tcp:7001"]})
+        self.assertEqual(found.listen.udpd, [r"udp:9002:interface=\:\:1"])
         self.assertEqual(found.listen.tlsd, ["tcp:9001:interface=127.0.0.1"])
         self.assertEqual(found.listen.publish_tls, {"web": ["tcp:443"]})
         self.assertEqual((found.auth.password_file, found.auth.checkers), ("passwords", ["unix", "file:plain"]))

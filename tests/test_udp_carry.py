@@ -255,6 +255,9 @@ class Ended(CarryTestCase):
     async def test_a_packet_that_is_too_long_is_refused_by_the_kernel_itself(self) -> None:
         broker = self.run_broker()
         answer, sock = await self.connected(broker, f"udp://127.0.0.1:{self.serve_udp()}", type="seqpacket")
+        longest = os.urandom(answer["message_bytes"])
+        await in_thread(sock.send, longest)
+        self.assertEqual(await in_thread(sock.recv, 70000), longest)
         with self.assertRaises(OSError) as caught:
             sock.send(bytes(answer["message_bytes"] + 2))
         self.assertEqual(caught.exception.errno, errno.EMSGSIZE)

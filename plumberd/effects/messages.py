@@ -59,7 +59,7 @@ def bound_packets(sock: socket.socket, longest_bytes: int) -> bool:
     buffer_bytes = longest_bytes + _OVERHEAD_BYTES
     if sock.type == socket.SOCK_STREAM or buffer_bytes < _LEAST_BUFFER_BYTES:
         return False
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes // 2)  # the kernel doubles it
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, -(-buffer_bytes // 2))  # the kernel doubles it
     return True
 
 

@@ -203,7 +203,7 @@ def _targets(settings: Settings) -> Iterator[tuple[str, str, Target]]:
 
 def _refused_by(settings: Settings, outward: Outward, name: str, target: Target) -> str | None:
     """Return what refuses this way to everybody; callers need no rule to be led to another local service."""
-    callers = settings.tcpd or settings.publish
+    callers = _listens(settings)
     if isinstance(target, str):
         return None if callers else outward.closing(name)
     to = target.destination() if isinstance(target, Endpoint) else destination(target)
