@@ -17,6 +17,9 @@ from plumberd.pure.ws_frames import BINARY, CONTINUATION, FIN, PIECE, START, TEX
 LONG_BYTES = 65536
 """A message of a stream that is longer goes on in fragments, as it comes; up to here it is waited for."""
 
+_LARGE = 4096
+"""From here on a payload is not copied before it is joined to its head."""
+
 _TYPED = struct.Struct(">BIB")
 _LENGTH = struct.Struct(">I")
 _LENGTH_MAX = 2**32 - 1
@@ -143,22 +146,20 @@ class Outward:
             return _head(len(data)) + data
         if self._packets:
             return self._one(decode_packet(self._framing, data).payload)
+        out: list[bytes | memoryview] = []
+        at = 0
         if self._left:
-            begun = data[: self._left]
-            self._left -= len(begun)
-            first = CONTINUATION if self._left else FIN | CONTINUATION
-            out = [self._frame(first, begun)]
-            data = data[len(begun) :]
-        else:
-            out = []
-            if self._rest:
-                data = self._rest + data
-        self._rest = self._cut(data, out)
+            at = min(self._left, len(data))
+            self._left -= at
+            self._put(CONTINUATION if self._left else FIN | CONTINUATION, data, 0, at, out)
+        elif self._rest:
+            data = self._rest + data
+        self._rest = self._cut(data, at, out)
         return b"".join(out)
 
-    def _cut(self, data: bytes, out: list[bytes]) -> bytes:
-        """Put the messages of *data* into *out*; return what has not come in full."""
-        size, limit, whole, end, at = self._size, self._limit, self._whole, len(data), 0
+    def _cut(self, data: bytes, at: int, out: list[bytes | memoryview]) -> bytes:
+        """Put the messages of *data* from *at* on into *out*; return what has not come in full."""
+        size, limit, whole, end = self._size, self._limit, self._whole, len(data)
         offset = 1 if self._framing.typed else 0
         unpack = _LENGTH.unpack_from
         while end - at >= size:
@@ -170,16 +171,24 @@ class Outward:
             if stop > end:
                 if length <= LONG_BYTES or self._text or start == end:
                     break
-                out.append(self._frame(BINARY, data[start:]))
+                self._put(BINARY, data, start, end, out)
                 self._left = stop - end
                 return b""
             if whole:
                 out.append(self._one(data[start:stop]))
             else:
                 out.append(_head(length))
-                out.append(data[start:stop])
+                out.append(data[start:stop] if length < _LARGE else memoryview(data)[start:stop])
             at = stop
         return data[at:]
+
+    def _put(self, first: int, data: bytes, start: int, stop: int, out: list[bytes | memoryview]) -> None:
+        """Put a frame of a part of *data* into *out*; it is copied when all are joined, and not before."""
+        if self._masks is not None:
+            out.append(self._frame(first, data[start:stop]))
+        else:
+            out.append(head(first, stop - start))
+            out.append(memoryview(data)[start:stop])
 
     def _one(self, payload: bytes) -> bytes:
         if len(payload) > self._limit:
