@@ -1,6 +1,7 @@
 """HTTP/1.1 as far as it comes before a WebSocket, or before one of our own pages: one request, one answer.
 
-h11 reads; it is strict, and what it refuses is refused here. One connection is one request: with
+The headers are read by the websockets library, which is strict: no folded lines, no blank before a
+colon, nothing that two readers might take differently. One connection is one request: with
 ``Connection: close`` there is no second one to be taken for a part of the first.
 """
 
@@ -8,12 +9,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
 
-import h11
+from websockets.datastructures import Headers
+from websockets.exceptions import SecurityError
+from websockets.http11 import parse_headers
+from websockets.streams import StreamReader
 
 from plumberd.pure.handshake import SaidNo
 from plumberd.pure.refusals import Refusal, Refused, printable
@@ -23,6 +28,13 @@ REQUEST_BYTES = 16384
 
 ANSWER_BYTES = 16384
 """Longest head of an answer."""
+
+_HEAD_ENDS = b"\r\n\r\n"
+_BEGINS = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z/-]")  # a method, or HTTP/; TLS and the like begin with other bytes
+_REQUEST_LINE = re.compile(
+    r"(?P<method>[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) (?P<target>[!-~]+) HTTP/(?P<version>\d\.\d)\Z"
+)
+_STATUS_LINE = re.compile(r"HTTP/1\.1 (?P<status>[1-5][0-9]{2})(?: .*)?\Z")
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 
@@ -93,53 +105,97 @@ class HttpAnswer:
         return next((value for key, value in self.headers if key == name), None)
 
 
-class RequestReader:
-    """Reads one request.
+class _Head:
+    """Gathers a head, whatever it is dealt out in.
 
     :ivar rest: what stood behind it.
     """
 
-    def __init__(self) -> None:
-        self._connection = h11.Connection(h11.SERVER, max_incomplete_event_size=REQUEST_BYTES)
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._got = b""
         self.rest = b""
+
+    def receive(self, data: bytes) -> tuple[str, tuple[tuple[str, str], ...]] | None:
+        """Take what one read has brought; return the first line and the headers when all of them are there.
+
+        :raises HttpError: they are none; what is wrong is not repeated, for it may be a token.
+        """
+        self._got += data
+        head, mark, rest = self._got.partition(_HEAD_ENDS)
+        if len(head) > self._most_bytes:
+            raise HttpError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the head is too long")
+        if not mark:
+            # What begins like nothing that there is need not be waited for.
+            if self._got and not _BEGINS.match(self._got):
+                raise HttpError(HTTPStatus.BAD_REQUEST, "that is no HTTP/1.1")
+            return None
+        self._got, self.rest = b"", rest
+        first, _, lines = (head + mark).partition(b"\r\n")
+        reader = StreamReader()
+        reader.feed_data(lines)
+        try:
+            found = _run(parse_headers(reader.read_line))
+        except SecurityError:
+            raise HttpError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too many headers, or too long ones") from None
+        except (ValueError, EOFError):
+            raise HttpError(HTTPStatus.BAD_REQUEST, "a line of the head is no header of HTTP/1.1") from None
+        return first.decode("latin-1"), tuple((name.lower(), value) for name, value in found.raw_items())
+
+
+def _run(parsing: Generator[None, None, Headers]) -> Headers:
+    """Return what *parsing* comes to, whose bytes are all there."""
+    try:
+        next(parsing)
+    except StopIteration as e:
+        found: Headers = e.value
+        return found
+    raise EOFError
+
+
+class RequestReader:
+    """Reads one request."""
+
+    def __init__(self) -> None:
+        self._head = _Head(REQUEST_BYTES)
+
+    @property
+    def rest(self) -> bytes:
+        """What stood behind it."""
+        return self._head.rest
 
     def receive(self, data: bytes) -> HttpRequest | None:
         """Take what one read has brought; return the request when it is there.
 
         :raises HttpError: it is none, or has a body.
         """
-        try:
-            self._connection.receive_data(data)
-            event = self._connection.next_event()
-            if event is h11.NEED_DATA:
-                return None
-            if not isinstance(event, h11.Request):
-                raise HttpError(HTTPStatus.BAD_REQUEST, "no request")
-            if not isinstance(self._connection.next_event(), h11.EndOfMessage):
-                raise HttpError(HTTPStatus.BAD_REQUEST, "a request with a body")
-        except h11.RemoteProtocolError as e:
-            # h11's own words repeat what it has read, and that may hold a token.
-            text = "the head is too long" if e.error_status_hint == 431 else "that is no request of HTTP/1.1"
-            raise HttpError(HTTPStatus(e.error_status_hint or 400), text) from None
-        if event.http_version != b"1.1":
+        found = self._head.receive(data)
+        if found is None:
+            return None
+        line, headers = found
+        asked = _REQUEST_LINE.match(line)
+        if asked is None:
+            raise HttpError(HTTPStatus.BAD_REQUEST, "that is no request of HTTP/1.1")
+        request = HttpRequest(asked["method"], asked["target"], headers)
+        if asked["version"] != "1.1":
             raise HttpError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "wanted HTTP/1.1")
-        self.rest = self._connection.trailing_data[0]
-        return HttpRequest(
-            event.method.decode("ascii", "replace"),
-            event.target.decode("ascii", "replace"),
-            tuple((name.decode("ascii"), value.decode("latin-1")) for name, value in event.headers),
-        )
+        if request.one("host") is None:  # RFC 9112, 3.2
+            raise HttpError(HTTPStatus.BAD_REQUEST, "a request without Host")
+        if request.all("transfer-encoding") or (request.one("content-length") or "0") != "0":
+            raise HttpError(HTTPStatus.BAD_REQUEST, "a request with a body")
+        return request
 
 
 class AnswerReader:
-    """Reads the head of one answer, to a request for an upgrade.
-
-    :ivar rest: what stood behind it; of a refusal, the beginning of its body.
-    """
+    """Reads the head of one answer, to a request for an upgrade."""
 
     def __init__(self) -> None:
-        self._got = b""
-        self.rest = b""
+        self._head = _Head(ANSWER_BYTES)
+
+    @property
+    def rest(self) -> bytes:
+        """What stood behind it; of a refusal, the beginning of its body."""
+        return self._head.rest
 
     def receive(self, data: bytes) -> HttpAnswer | None:
         """Take what one read has brought, empty at the end; return the head when it is there.
@@ -148,28 +204,16 @@ class AnswerReader:
         """
         if not data:
             raise HttpError(HTTPStatus.BAD_GATEWAY, "the far side hung up instead of answering")
-        self._got += data
-        head, mark, rest = self._got.partition(b"\r\n\r\n")
-        if not mark:
-            if len(self._got) > ANSWER_BYTES:
-                raise HttpError(HTTPStatus.BAD_GATEWAY, f"an answer whose head is longer than {ANSWER_BYTES} bytes")
-            return None
-        connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=ANSWER_BYTES)
-        connection.send(h11.Request(method="GET", target="/", headers=_ASKED))
-        connection.send(h11.EndOfMessage())
         try:
-            connection.receive_data(head + mark)
-            event = connection.next_event()
-        except h11.RemoteProtocolError as e:
-            raise HttpError(HTTPStatus.BAD_GATEWAY, "the far side speaks no HTTP") from e
-        if not isinstance(event, h11.Response | h11.InformationalResponse):
-            raise HttpError(HTTPStatus.BAD_GATEWAY, "the far side sent no answer")
-        self.rest = rest
-        headers = tuple((name.decode("ascii"), value.decode("latin-1")) for name, value in event.headers)
-        return HttpAnswer(event.status_code, headers)
-
-
-_ASKED = [("Host", "x"), ("Connection", "Upgrade"), ("Upgrade", "websocket")]
+            found = self._head.receive(data)
+        except HttpError as e:
+            raise HttpError(HTTPStatus.BAD_GATEWAY, f"the far side speaks no HTTP: {e}") from None
+        if found is None:
+            return None
+        told = _STATUS_LINE.match(found[0])
+        if told is None:
+            raise HttpError(HTTPStatus.BAD_GATEWAY, "the far side speaks no HTTP: its first line is no status")
+        return HttpAnswer(int(told["status"]), found[1])
 
 
 def accept_of(key: str) -> str:
