@@ -81,13 +81,20 @@ class OutTestCase(RunningTestCase):
                 file.write(self.server.key_pem + self.server.chain)
                 file.flush()
                 context.load_cert_chain(file.name)
-        server: Server = serve(answer, "127.0.0.1", 0, ssl=context, compression=None, max_size=None, **more)
+        threads: list[threading.Thread] = []
+
+        def handle(connection: ServerConnection) -> None:
+            threads.append(threading.current_thread())
+            answer(connection)
+
+        server: Server = serve(handle, "127.0.0.1", 0, ssl=context, compression=None, max_size=None, **more)
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
 
         async def stop() -> None:
             await in_thread(server.shutdown)
-            await in_thread(thread.join)
+            for one in (thread, *threads):
+                await in_thread(one.join)
             gc.collect()  # its selector is closed by nobody
 
         self.addCleanup(stop)
