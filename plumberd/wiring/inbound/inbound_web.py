@@ -43,6 +43,10 @@ _DISCARDED_BYTES = 1 << 20
 """So much of what a refused caller still sends is read, that it can read its refusal."""
 
 
+_WORDS = {HTTPStatus.FORBIDDEN: Refusal.DENIED, HTTPStatus.NOT_FOUND: Refusal.UNKNOWN_SERVICE}
+"""What a request lacks by itself is a bad request but for these."""
+
+
 class WebInbound(Inbound):
     """A caller on a socket of its own."""
 
@@ -310,7 +314,7 @@ class WebInbound(Inbound):
 
     def _refuse_request(self, error: HttpError) -> None:
         """Refuse a request for what it lacks by itself."""
-        word = Refusal.DENIED if error.status is HTTPStatus.FORBIDDEN else Refusal.BAD_REQUEST
+        word = _WORDS.get(error.status, Refusal.BAD_REQUEST)
         text = printable(str(error))
         self.note(word.value, text)
         headers: tuple[tuple[str, str], ...] = ()
