@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from plumberd.framing import Decoder, Framing, FramingError, Message, decode_packet, encode
-from plumberd.pure.ws_frames import BINARY, PIECE, PING, START, TEXT, Form, FrameDecoder
+from plumberd.pure.ws_frames import BINARY, FIN, PIECE, PING, START, TEXT, Form, FrameDecoder, frame
 from plumberd.pure.ws_messages import LONG_BYTES, Inward, Outward, Subprotocol, form_of
 from tests.tables import PROPERTY, each
 
@@ -83,6 +83,19 @@ class FromService(SynchronousTestCase):
             out = b"".join(outward.frames(data[at : at + size]) for at in range(0, len(data), size))
             self.assertEqual(read(out, masked), [(BINARY, payload) for payload in payloads])
             self.assertFalse(outward.pending)
+
+    def test_one_message_by_itself_goes_the_short_way_and_looks_the_same(self) -> None:
+        for length in (0, 1, 125, 126, 4095, 4096, 4097, 65535, 65536):
+            payload, framing = bytes(length), Framing.LIBIPC_ZIG
+            outward = Outward(framing, packets=False, limit_bytes=65536)
+            self.assertEqual(outward.frames(encode(framing, Message(payload))), frame(FIN | BINARY, payload), length)
+            self.assertFalse(outward.pending)
+            inward = Inward(framing, packets=False)
+            self.assertEqual(inward.pieces([(BINARY, payload)]), [encode(framing, Message(payload))], length)
+        for text in (b"\0\0\0", b"\0\0\0\2x", b"\0\0\0\1xy"):
+            outward = Outward(Framing.LIBIPC_ZIG, packets=False, limit_bytes=65536)
+            outward.frames(text)
+            self.assertTrue(outward.pending, text)
 
     def test_of_a_long_message_nothing_is_kept(self) -> None:
         outward = self.outward(Framing.LIBIPC_ZIG)

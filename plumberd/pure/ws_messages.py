@@ -64,9 +64,14 @@ class Inward:
 
         :raises FramingError: a message that the framing cannot carry.
         """
-        if len(frames) == 1 and frames[0][0] == PIECE:
-            return [frames[0][1]]
         framing = self._framing
+        if len(frames) == 1:
+            # The usual case, by a shorter way.
+            ((kind, payload),) = frames
+            if kind == PIECE:
+                return [payload]
+            if framing is Framing.LIBIPC_ZIG and not self._packets and kind in (BINARY, TEXT):
+                return [_LENGTH.pack(len(payload)) + payload]
         found: list[bytes] = []
         if framing is Framing.LIBIPC_ZIG and not self._packets:
             pack = _LENGTH.pack
@@ -101,7 +106,19 @@ class Inward:
 class Outward:
     """To the WebSocket: frames, for what one read of a stream, or one packet, has brought."""
 
-    __slots__ = ("_framing", "_is_plain", "_left", "_limit", "_masks", "_packets", "_rest", "_size", "_text", "_whole")
+    __slots__ = (
+        "_framing",
+        "_is_counted",
+        "_is_plain",
+        "_left",
+        "_limit",
+        "_masks",
+        "_packets",
+        "_rest",
+        "_size",
+        "_text",
+        "_whole",
+    )
 
     def __init__(
         self,
@@ -131,6 +148,7 @@ class Outward:
         """How much of a message is still to come whose beginning has gone."""
         self._whole = text or masks is not None
         self._is_plain = framing is Framing.RAW and not self._whole
+        self._is_counted = framing is Framing.LIBIPC_ZIG and not (self._whole or packets)
 
     @property
     def pending(self) -> bool:
@@ -142,8 +160,14 @@ class Outward:
 
         :raises FramingError: it makes no message, or one that is too long. What stood in front of it is lost with it.
         """
-        if self._is_plain and len(data) <= self._limit:
-            return _head(len(data)) + data
+        # The usual cases, by a shorter way: bytes, and one whole message.
+        length = len(data)
+        if self._is_plain and length <= self._limit:
+            return _head(length) + data
+        if self._is_counted and not (self._left or self._rest):
+            length -= _LENGTH.size
+            if 0 <= length <= min(self._limit, _LARGE) and data.startswith(_LENGTH.pack(length)):
+                return _head(length) + data[_LENGTH.size :]
         if self._packets:
             return self._one(decode_packet(self._framing, data).payload)
         out: list[bytes | memoryview] = []
