@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 
 from OpenSSL import SSL
 
 from plumberd.effects.openssl import Buffer, TlsFault, Want
 from plumberd.effects.tls_carrier import SEAL_BYTES, ByOpenSsl, Records
 from plumberd.effects.tls_wire import Wire, count_protected
-from plumberd.pure.tls_records import ALERT, DATA, HANDSHAKE, SUITES
+from plumberd.pure.tls_records import ALERT, DATA, HANDSHAKE, MOST_RECORDS, SUITES
 from tests.support import in_thread
 from tests.tables import each
 from tests.tls_peers import Peer, TlsTestCase, our_context, shake_both
@@ -114,6 +115,26 @@ class OwnRecords(TlsTestCase):
         got, want, fault = self.read(room=34_000)
         self.assertEqual((len(got), want, fault), (2 * 16384, None, None))
         self.assertEqual(len(self.read()[0]), 16384)
+
+    def test_a_flood_of_tiny_records_is_read_in_turns(self) -> None:
+        records = b"".join(self.writes.seal(DATA, b"x") for _ in range(3 * MOST_RECORDS))
+        sending = threading.Thread(target=self.far.sendall, args=(records,))
+        sending.start()
+        self.addCleanup(sending.join)
+        got, rounds = b"", 0
+        while len(got) < 3 * MOST_RECORDS:
+            part, want, fault = self.read()
+            self.assertIsNone(fault)
+            self.assertLessEqual(len(part), MOST_RECORDS)
+            self.assertTrue(part or want is Want.READ)
+            got += part
+            rounds += 1
+        self.assertGreaterEqual(rounds, 3)
+
+    def test_nothing_is_kept_behind_an_end(self) -> None:
+        self.far.sendall(self.writes.seal(ALERT, b"\1\0") + bytes(50_000))
+        self.assertEqual(self.read(), (b"", None, None))
+        self.assertEqual(self.carrier._part, b"")
 
     def test_a_full_socket_keeps_no_more_than_one_piece(self) -> None:
         buffer = self.buffer(bytes(range(256)) * 4096)

@@ -359,6 +359,24 @@ class Callers(HandshakeTestCase):
         mine = OTHER.issue("laptop")
         self.assertEqual(self.proved(ClientCertificates.REQUIRED, mine), mine.certificate)
 
+    def test_whatever_goes_wrong_with_a_stranger_s_certificate_it_is_refused_and_nothing_of_it_is_kept(self) -> None:
+        inward = self.inward(ClientCertificates.OPTIONAL)
+        outward = out(settings(), PeerSettings(certificate=OTHER.issue("laptop").value))
+
+        def odd(believer: object, found: object, code: int, depth: int, host: str | None) -> str | None:
+            if host is None:  # it is the caller's
+                raise TypeError("odd")
+            return None
+
+        with mock.patch("plumberd.effects.tls_contexts._Believer._fault", odd):
+            client, server = self.sides(outward, inward)
+            with self.assertRaises(openssl.TlsFault):
+                self.meet(client, server)
+        self.assertEqual(fault_of(server), "a certificate in its chain cannot be read")
+        gone = weakref.ref(server)
+        del client, server
+        self.assertIsNone(gone())
+
     def test_where_one_is_required_nobody_comes_in_without(self) -> None:
         client, server = self.sides(out(settings()), self.inward(ClientCertificates.REQUIRED))
         with self.assertRaises(openssl.TlsFault) as caught:

@@ -14,15 +14,18 @@ from plumberd.pure.tls_records import (
     DATA,
     HANDSHAKE,
     MOST_IN_VAIN,
+    MOST_RECORDS,
     OVERHEAD_BYTES,
-    RECORD_BYTES,
+    PAYING_BYTES,
     SUITES,
     Alerted,
     Opener,
     Sealer,
     Suite,
     Unreadable,
+    asked_content_bytes,
     expand,
+    message_of,
 )
 from tests.tables import PROPERTY, each
 from tests.tls_records import Keys
@@ -49,7 +52,7 @@ class RecordsTestCase(SynchronousTestCase):
     def opened(self, data: bytes, room: int = 1 << 18) -> bytes:
         """Return the content of *data*; what is no whole record is kept in ``self.rest``."""
         raw, out = memoryview(bytearray(data)), memoryview(bytearray(room))
-        start, end = self.opener.open_into(raw, 0, len(raw), out, 0)
+        start, end, self.left = self.opener.open_into(raw, 0, len(raw), out, 0)
         self.rest = bytes(raw[start:])
         return bytes(out[:end])
 
@@ -227,13 +230,14 @@ class OutOfPlace(RecordsTestCase):
         assert isinstance(self.opener.fault, Unreadable)
         self.assertEqual(self.opener.fault.alert, 22)
 
-    def test_the_longest_one_there_is(self) -> None:
+    @each((CONTENT_BYTES, 0, None), (CONTENT_BYTES, 1, 22), (CONTENT_BYTES - 9, 9, None), (1, CONTENT_BYTES, 22))
+    def test_the_longest_one_with_its_padding(self, length: int, padding: int, alert: int | None) -> None:
         keys = Keys(SECRET)
-        plain = bytes(CONTENT_BYTES) + b"\x17" + bytes(RECORD_BYTES - 5 - 16 - CONTENT_BYTES - 1)
+        plain = bytes(length) + b"\x17" + bytes(padding)
         header = b"\x17\3\3" + (len(plain) + 16).to_bytes(2, "big")
-        record = header + keys._aead.encrypt(keys._nonce(), plain, header)
-        self.assertEqual(len(record), RECORD_BYTES)
-        self.assertEqual(self.opened(record), bytes(CONTENT_BYTES))
+        got = self.opened(header + keys._aead.encrypt(keys._nonce(), plain, header))
+        self.assertEqual(got, b"" if alert else bytes(length))
+        self.assertEqual(getattr(self.opener.fault, "alert", None), alert)
 
 
 class Messages(RecordsTestCase):
@@ -243,11 +247,29 @@ class Messages(RecordsTestCase):
             self.assertEqual(self.opened(self.sealer.seal(HANDSHAKE, part)), b"")
         self.assertEqual(self.opened(self.sealed(b"x")), b"x")
 
-    def test_data_makes_up_for_what_brought_nothing(self) -> None:
-        for _ in range(3):
-            for _ in range(MOST_IN_VAIN):
-                self.opened(self.sealer.seal(DATA, b""))
-            self.assertEqual(self.opened(self.sealed(b"x")), b"x")
+    def test_data_makes_up_for_what_brought_nothing_by_its_length(self) -> None:
+        data = bytes(PAYING_BYTES)
+        for _ in range(3 * MOST_IN_VAIN):
+            self.opened(self.sealer.seal(DATA, b"") + self.sealed(b"x"))
+            self.assertEqual(self.opened(self.sealed(data)), data)
+        for _ in range(MOST_IN_VAIN):
+            self.opened(self.sealer.seal(DATA, b"") + self.sealed(b"x"))
+        self.assertIsNone(self.opener.fault)
+        self.opened(self.sealer.seal(DATA, b""))
+        assert isinstance(self.opener.fault, Unreadable)
+
+    def test_what_was_written_makes_up_too(self) -> None:
+        for _ in range(3 * MOST_IN_VAIN):
+            self.opened(self.sealer.seal_new_keys())
+            self.opener.pay(PAYING_BYTES)
+        self.assertIsNone(self.opener.fault)
+
+    def test_so_many_are_read_at_once(self) -> None:
+        records = b"".join(self.sealed(b"a") for _ in range(MOST_RECORDS + 3))
+        self.assertEqual(self.opened(records), b"a" * MOST_RECORDS)
+        self.assertEqual(self.left, 0)
+        self.assertEqual(self.opened(self.rest), b"aaa")
+        self.assertEqual((self.left, self.rest), (MOST_RECORDS - 3, b""))
 
     def test_new_keys_without_a_wish(self) -> None:
         self.assertEqual(self.opened(self.sealer.seal_new_keys() + self.sealed(b"new")), b"new")
@@ -271,3 +293,41 @@ class Messages(RecordsTestCase):
         self.assertTrue(worn.is_worn)
         worn.seal_new_keys()
         self.assertFalse(worn.is_worn)
+
+
+class Short(SynchronousTestCase):
+    """Clients that ask for short records (RFC 6066, 4)."""
+
+    def hello(self, extensions: bytes) -> bytes:
+        body = b"\3\3" + bytes(32) + b"\2id" + b"\0\2\x13\1" + b"\1\0" + len(extensions).to_bytes(2, "big") + extensions
+        return b"\1" + len(body).to_bytes(3, "big") + body
+
+    @each(
+        ("nothing", b"", CONTENT_BYTES),
+        ("512", b"\0\1\0\1\1", 512),
+        ("4096, behind another", b"\0\x17\0\0\0\1\0\1\4", 4096),
+        ("what is not defined", b"\0\1\0\1\5", CONTENT_BYTES),
+        ("the same bytes in another extension", b"\0\x17\0\5\0\1\0\1\1", CONTENT_BYTES),
+        ("cut off", b"\0\1\0\1", CONTENT_BYTES),
+    )
+    def test_what_is_asked_for(self, what: str, extensions: bytes, wanted: int) -> None:
+        self.assertEqual(asked_content_bytes(self.hello(extensions)), wanted)
+
+    @PROPERTY
+    @given(st.binary(max_size=200))
+    def test_whatever_a_hello_is_there_is_an_answer(self, data: bytes) -> None:
+        self.assertIn(asked_content_bytes(data + b"\0\1\0\1\1" + data), (512, 1024, 2048, 4096, CONTENT_BYTES))
+        self.assertLessEqual(len(message_of(data)), len(data))
+
+    def test_a_message_in_several_records(self) -> None:
+        self.assertEqual(message_of(b"\x16\3\1\0\2ab\x16\3\3\0\1c\x14\3\3\0\1\1"), b"abc")
+
+    def test_short_records_are_written(self) -> None:
+        sealer, opener = Sealer(AES, SECRET, most=512), Opener(AES, SECRET, is_client=True)
+        data = bytes(range(256)) * 5
+        room, out = memoryview(bytearray(data + b"?")), memoryview(bytearray(2000))
+        length = sealer.seal_into(room, 0, len(data), out)
+        self.assertEqual(length, len(data) + 3 * OVERHEAD_BYTES)
+        got = memoryview(bytearray(2000))
+        _, end, _ = opener.open_into(out, 0, length, got, 0)
+        self.assertEqual(bytes(got[:end]), data)

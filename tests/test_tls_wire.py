@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import socket
+import struct
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,9 +16,9 @@ from plumberd.effects.openssl import Buffer, TlsFault
 from plumberd.effects.pumps import NOTHING
 from plumberd.effects.tls_handshake import refused
 from plumberd.effects.tls_wire import Wire
-from tests.support import in_thread, read_exactly
+from tests.support import in_thread, read_exactly, until
 from tests.tables import PROPERTY, each
-from tests.tls_peers import TlsTestCase, our_context, shake_both
+from tests.tls_peers import Peer, TlsTestCase, our_context, shake_both
 from tests.tls_records import DATA, RecordPeer
 
 CLIENTS = {version: our_context(False, version) for version in ("1.2", "1.3")}
@@ -186,6 +187,22 @@ class Reads(WireTestCase):
         with self.assertRaises(TlsFault) as caught:
             self.server.recv(9)
         self.assertEqual(caught.exception.how, "truncated")
+
+
+class Hasty(WireTestCase):
+    async def test_who_has_said_all_and_is_gone_before_its_tickets_is_heard(self) -> None:
+        far, near = self.tcp_pair()
+        peer = Peer(far, False, "1.3")
+        wire = self.wire_of(near, our_context(True, "1.3"), server=True)
+        shaking = in_thread(peer.handshake, b"one way message")
+        await until(lambda: wire.handshake() is not None and not wire._is_hello)
+        await shaking
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        far.close()
+        self.assertIsNone(wire.handshake())
+        self.assertEqual(wire.recv(100), b"one way message")
+        with self.assertRaises(OSError):
+            wire.recv(100)
 
 
 class Writes(WireTestCase):

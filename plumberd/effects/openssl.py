@@ -11,6 +11,7 @@ An SSL object is used by one thread, this one; it has no lock of its own.
 from __future__ import annotations
 
 import enum
+import errno
 import os
 import socket
 from collections.abc import Mapping
@@ -216,8 +217,12 @@ class Flights:
         _lib.SSL_set_bio(ssl, self._in, self._out)
 
     def feed(self, buffer: Buffer, start: int, stop: int) -> None:
-        """Let it read ``buffer.view[start:stop]``."""
-        _lib.BIO_write(self._in, buffer.pointer + start, stop - start)
+        """Let it read ``buffer.view[start:stop]``.
+
+        :raises OSError: there is no memory.
+        """
+        if _lib.BIO_write(self._in, buffer.pointer + start, stop - start) != stop - start:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     def unread(self) -> int:
         """Return how many bytes it has not read, and forget them."""

@@ -16,6 +16,8 @@ from plumberd.effects import openssl
 from plumberd.effects.openssl import ALERT_REASONS, EOF_REASON, Buffer, TlsFault, Want
 from plumberd.pure.tls_records import (
     ALERT,
+    CONTENT_BYTES,
+    MOST_RECORDS,
     OVERHEAD_BYTES,
     RECORD_BYTES,
     Alerted,
@@ -30,8 +32,8 @@ SEAL_BYTES = 8 * 16384
 HEAD_BYTES = 8192
 """What waits to be written goes together with what comes behind it, if it is no longer than that."""
 
-READ_BYTES = 1 << 18
-"""As much as a large buffer of a relay holds."""
+READ_BYTES = 1 << 16
+"""Four records: they cost more than a read does. What is read and has to wait is kept for each connection."""
 
 _SEND = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 _DONTWAIT = int(socket.MSG_DONTWAIT)
@@ -39,8 +41,8 @@ _CLOSE_NOTIFY = b"\1\0"
 _FATAL = 2  # RFC 8446, 6
 
 # One thread uses them, and nothing stays in them between two calls.
-_read = memoryview(bytearray(READ_BYTES))
-_sealed = memoryview(bytearray(HEAD_BYTES + SEAL_BYTES + SEAL_BYTES // 16384 * OVERHEAD_BYTES))
+_read = memoryview(bytearray(READ_BYTES + RECORD_BYTES))
+_sealed = memoryview(bytearray(HEAD_BYTES + SEAL_BYTES + SEAL_BYTES // 512 * OVERHEAD_BYTES))
 
 
 class Carrier(Protocol):
@@ -87,47 +89,68 @@ class ByOpenSsl:
 class Records:
     """The record layer of TLS 1.3 on *sock*, which is its caller's, and whose next byte begins a record."""
 
-    __slots__ = ("_gone", "_is_told", "_opener", "_part", "_sealer", "_sock", "_unsent")
+    __slots__ = ("_gone", "_is_behind", "_is_told", "_opener", "_part", "_sealer", "_sock", "_unsent")
 
     writes_apart = False
 
     def __init__(
-        self, sock: socket.socket, suite: Suite, ours: bytes, theirs: bytes, written: int, *, server: bool
+        self,
+        sock: socket.socket,
+        suite: Suite,
+        ours: bytes,
+        theirs: bytes,
+        written: int,
+        most: int = CONTENT_BYTES,
+        *,
+        server: bool,
     ) -> None:
-        """Take the traffic secrets of both directions, and how many records ours has protected already."""
+        """Take the traffic secrets of both directions, and how many records ours has protected already.
+
+        :param most: bytes in a record that is written.
+        """
         self._sock = sock
-        self._sealer = Sealer(suite, ours, written)
+        self._sealer = Sealer(suite, ours, written, most)
         self._opener = Opener(suite, theirs, is_client=not server)
-        self._part = b""  # of a record
+        self._part = b""  # of a record; or of several, where those before were as many as are read at once
+        self._is_behind = False
         self._unsent = b""  # protected, and not taken by the socket
         self._gone = 0  # bytes of what is being written that are protected already
         self._is_told = False
 
     def read(self, buffer: Buffer) -> tuple[int, Want | None, OSError | None]:
-        """See :meth:`Carrier.read`; *buffer* is full when the longest record has no room in it."""
+        """See :meth:`Carrier.read`; *buffer* is full when the longest record has no room in it.
+
+        It stops behind :data:`~plumberd.pure.tls_records.MOST_RECORDS` as well: a far side that makes
+        records of one byte is not to have this thread for as long as it likes.
+        """
         opener, view, begin = self._opener, buffer.view, buffer.end
         fault: OSError | None = None
         want: Want | None = None
-        while not opener.ended and (room := len(view) - buffer.end) >= RECORD_BYTES:
+        left = MOST_RECORDS
+        while left and fault is None and not opener.ended and len(view) - buffer.end >= RECORD_BYTES:
             have = len(self._part)
             _read[:have] = self._part
-            try:
-                # Content is shorter than its records: what is read now has room.
-                count = self._sock.recv_into(_read[have : min(room, READ_BYTES)], 0, _DONTWAIT)
-            except BlockingIOError:
-                want = Want.READ
-                break
-            except OSError as e:
-                fault = OSError(e.errno, e.strerror)
-                break
-            if not count:
-                fault = TlsFault("truncated", EOF_REASON, "the far side has hung up without a word")
-                break
-            rest, buffer.end = opener.open_into(_read, 0, have + count, view, buffer.end)
-            self._part = bytes(_read[rest : have + count])
+            if not self._is_behind:
+                try:
+                    count = self._sock.recv_into(_read[have : have + READ_BYTES], 0, _DONTWAIT)
+                except BlockingIOError:
+                    want = Want.READ
+                    break
+                except OSError as e:
+                    fault = OSError(e.errno, e.strerror)
+                    break
+                if not count:
+                    fault = TlsFault("truncated", EOF_REASON, "the far side has hung up without a word")
+                    break
+                have += count
+            rest, buffer.end, left = opener.open_into(_read, 0, have, view, buffer.end, left)
+            is_over = opener.ended or opener.fault is not None
+            self._part = b"" if is_over else bytes(_read[rest:have])
+            self._is_behind = bool(self._part) and (not left or len(view) - buffer.end < RECORD_BYTES)
             if opener.fault is not None:
                 fault = self._told(opener.fault)
-                break
+            elif not left and buffer.end == begin:
+                left = MOST_RECORDS  # nothing would look like the end; how much may bring nothing is limited
         return buffer.end - begin, want, fault
 
     def _told(self, why: Alerted | Exception) -> TlsFault:
@@ -161,6 +184,7 @@ class Records:
                 sent = self._sock.send(_sealed[:length], _SEND)
             except BlockingIOError:
                 sent = 0
+            self._opener.pay(sent)
             if sent < length:
                 self._unsent = bytes(_sealed[sent:length])
                 return Want.WRITE
@@ -176,6 +200,7 @@ class Records:
             sent = self._sock.send(self._unsent, _SEND)
         except BlockingIOError:
             return False
+        self._opener.pay(sent)
         self._unsent = self._unsent[sent:]
         return not self._unsent
 

@@ -169,7 +169,7 @@ class _Believer:
         """Let *context* believe nobody but *host*."""
 
         def verify(connection: SSL.Connection, found: crypto.X509, code: int, depth: int, ok: int) -> bool:
-            return _judged(connection, self._fault(found, code, depth, host))
+            return _judged(connection, self._judge(found, code, depth, host))
 
         self._attach(context, SSL.VERIFY_PEER, verify)
 
@@ -177,7 +177,7 @@ class _Believer:
         """Let *context* ask callers who they are."""
 
         def verify(connection: SSL.Connection, found: crypto.X509, code: int, depth: int, ok: int) -> bool:
-            return _judged(connection, self._fault(found, code, depth, None))
+            return _judged(connection, self._judge(found, code, depth, None))
 
         must = SSL.VERIFY_FAIL_IF_NO_PEER_CERT if required else 0
         self._attach(context, SSL.VERIFY_PEER | must, verify)
@@ -186,6 +186,14 @@ class _Believer:
         openssl.share_store(context, self._trusted)
         context.set_verify_depth(DEPTH)
         context.set_verify(mode, verify)
+
+    def _judge(self, found: crypto.X509, code: int, depth: int, host: str | None) -> str | None:
+        try:
+            return self._fault(found, code, depth, host)
+        except Exception:
+            # A stranger's certificate may be wrong in any way. pyOpenSSL would keep what is raised here for ever, and
+            # with it the connection.
+            return "a certificate in its chain cannot be read"
 
     def _fault(self, found: crypto.X509, code: int, depth: int, host: str | None) -> str | None:
         """Return what is wrong with one certificate of a chain, which OpenSSL has judged already: *code*."""

@@ -19,7 +19,15 @@ from plumberd.effects import openssl
 from plumberd.effects.openssl import EOF_REASON, Buffer, TlsFault, Want
 from plumberd.effects.pumps import NOTHING
 from plumberd.effects.tls_carrier import ByOpenSsl, Carrier, Records
-from plumberd.pure.tls_records import DATA, HEADER_BYTES, RECORD_BYTES, SUITES
+from plumberd.pure.tls_records import (
+    DATA,
+    HEADER_BYTES,
+    HELLO_BYTES,
+    RECORD_BYTES,
+    SUITES,
+    asked_content_bytes,
+    message_of,
+)
 
 __all__ = ["NOTHING", "Buffer", "TlsFault", "Want", "Wire"]
 
@@ -49,6 +57,8 @@ class Wire:
         "_context",
         "_fault",
         "_flights",
+        "_hello",
+        "_is_hello",
         "_secrets",
         "_sock",
         "_speaks_at_once",
@@ -88,6 +98,8 @@ class Wire:
         self._forget_named()
         self._flights: openssl.Flights | None = None
         self._secrets: dict[bool, bytes] = {}
+        self._hello = b""
+        self._is_hello = True
         self._carrier: Carrier | None = None
         self._unsent = self._ahead = b""
         self._fault: OSError | None = None
@@ -134,6 +146,8 @@ class Wire:
         if not count:
             raise TlsFault("truncated", EOF_REASON, "the far side has hung up without a word")
         flights.feed(_peeked, 0, count)
+        if self.server and self._is_hello and len(self._hello) < HELLO_BYTES:
+            self._hello += _peeked.view[:count]
         unread = 0
         try:
             unread = self._shake(flights)
@@ -151,21 +165,30 @@ class Wire:
         """
         try:
             want = openssl.do_handshake(self._ssl)
-        except TlsFault:
-            openssl.take_secrets()
+        except OSError:
+            self._secrets.clear()
             self._unsent += flights.take()
             with contextlib.suppress(OSError):
                 self._flush()
             raise
-        self._secrets |= openssl.take_secrets()
+        finally:
+            noted = openssl.take_secrets()
+        self._secrets |= noted
         said = flights.take()
+        self._is_hello = self._is_hello and not said
         self._unsent += said
         unread = 0
         if want is None:
             unread = flights.unread()
             self._begin(said)
         if self._unsent:
-            self._flush()
+            try:
+                self._flush()
+            except OSError:
+                if want is not None or not self.server:
+                    raise
+                # Who has said all that there is to say may be gone before it gets its tickets: what it said counts.
+                self._unsent = b""
         return unread
 
     def _begin(self, last_flight: bytes) -> None:
@@ -177,13 +200,17 @@ class Wire:
         self.cipher = connection.get_cipher_name() or ""
         self.psk_identity = self._proved_psk()
         secrets, self._secrets, self._flights = self._secrets, {}, None
-        suite = SUITES.get(self.cipher)
-        if suite is not None and len(secrets) == 2:
+        hello, self._hello = self._hello, b""
+        if self.version == "TLSv1.3":
+            suite = SUITES.get(self.cipher)
+            if suite is None or len(secrets) != 2:
+                raise TlsFault("broken off", 0, f"the keys of {self.cipher} are not known")
             # A client's last words are still protected as the handshake. A server knows that it is over when it has
             # read those, and what it has said since are its tickets.
             written = count_protected(last_flight) if self.server else 0
             ours, theirs = secrets[self.server], secrets[not self.server]
-            self._carrier = Records(self._sock, suite, ours, theirs, written, server=self.server)
+            most = asked_content_bytes(message_of(hello))
+            self._carrier = Records(self._sock, suite, ours, theirs, written, most, server=self.server)
             if self._speaks_at_once:
                 self._carrier.owe(self._unsent)
                 self._unsent = b""

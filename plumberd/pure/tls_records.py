@@ -26,8 +26,20 @@ OVERHEAD_BYTES = HEADER_BYTES + 1 + 16
 RECORDS_A_KEY = 1 << 24
 """After so many records there are new keys, short of what AES-GCM bears (RFC 8446, 5.5)."""
 
-MOST_IN_VAIN = 32
-"""So many records in a row may bring nothing of the stream: empty ones, tickets, new keys. Each costs time."""
+MOST_IN_VAIN = 1024
+"""So many records may bring nothing of the stream: empty ones, tickets, new keys. Each costs time.
+
+Java asks for new keys with each record that is under way when its limit is reached: hundreds of times.
+"""
+
+PAYING_BYTES = 512
+"""… and for each time so many bytes are carried, one more."""
+
+MOST_RECORDS = 256
+"""So many are read at once: about a millisecond, whatever is in them."""
+
+HELLO_BYTES = 1 << 14
+"""Of a longer hello nobody looks for what it asks for."""
 
 MOST_MESSAGE_BYTES = 1 << 16
 """The longest message behind the handshake, of which only tickets are long; they are not kept."""
@@ -115,11 +127,15 @@ class _Protection:
 class Sealer(_Protection):
     """Protects what this side says."""
 
-    __slots__ = ()
+    __slots__ = ("_most",)
 
-    def __init__(self, suite: Suite, secret: bytes, sequence: int = 0) -> None:
-        """*secret* is the traffic secret of this direction, *sequence* how many records it has protected already."""
+    def __init__(self, suite: Suite, secret: bytes, sequence: int = 0, most: int = CONTENT_BYTES) -> None:
+        """*secret* is the traffic secret of this direction, *sequence* how many records it has protected already.
+
+        :param most: bytes in a record.
+        """
         super().__init__(suite, secret, sequence)
+        self._most = most
 
     def seal(self, kind: int, content: bytes) -> bytes:
         """Return one record."""
@@ -135,8 +151,9 @@ class Sealer(_Protection):
         ``data[stop]`` has to be there: the byte behind each piece is another one for a moment.
         """
         at, seal, iv, sequence = 0, self._aead.encrypt_into, self._iv, self._sequence
+        most = self._most
         while start < stop:
-            end = min(start + CONTENT_BYTES, stop)
+            end = min(start + most, stop)
             length = end - start + 17
             header = _HEADER + length.to_bytes(2, "big")
             out[at : at + HEADER_BYTES] = header
@@ -182,35 +199,44 @@ class Opener(_Protection):
         self.ended = False
         self.owes_keys = False
 
-    def open_into(self, raw: memoryview, start: int, stop: int, out: memoryview, at: int) -> tuple[int, int]:
+    def open_into(
+        self, raw: memoryview, start: int, stop: int, out: memoryview, at: int, left: int = MOST_RECORDS
+    ) -> tuple[int, int, int]:
         """Read whole records out of ``raw[start:stop]``, and write their content to *out*, from *at* on.
 
-        It stops before a record that is not whole, or that *out* has no room for, and behind the last one
-        where something has ended it: :attr:`ended` or :attr:`fault`.
+        It stops before a record that is not whole, or that *out* has no room for, behind *left* of them, and
+        behind the last one where something has ended it: :attr:`ended` or :attr:`fault`.
 
-        :return: where the rest of *raw* begins, and where the content ends.
+        :return: where the rest of *raw* begins, where the content ends, and how many records more it would have read.
         """
         try:
-            while stop - start >= HEADER_BYTES and not self.ended and self.fault is None:
+            while left and stop - start >= HEADER_BYTES and not self.ended and self.fault is None:
+                left -= 1
                 body = start + HEADER_BYTES
                 length = self._length(raw, start)
                 end, plain = body + length, at + length - 16
                 if end > stop or plain > len(out):
+                    left += 1
                     break
                 nonce = (self._iv ^ self._sequence).to_bytes(12, "big")
                 self._aead.decrypt_into(nonce, raw[body:end], raw[start:body], out[at:plain])
                 self._sequence += 1
                 start = end
                 if out[plain - 1] == DATA and 1 < plain - at <= CONTENT_BYTES + 1 and not self._message:
+                    if self._vain:
+                        self.pay(plain - 1 - at)
                     at = plain - 1
-                    self._vain = 0
                 else:
                     at += self._other(bytes(out[at:plain]))
         except InvalidTag:
             self.fault = Unreadable(BAD_RECORD_MAC, "a record that was changed on the way")
         except (Unreadable, Alerted) as e:
             self.fault = e.with_traceback(None)
-        return start, at
+        return start, at, left
+
+    def pay(self, count: int) -> None:
+        """Let *count* bytes that were carried, either way, make up for records that bring nothing."""
+        self._vain = max(self._vain - count // PAYING_BYTES, 0)
 
     @staticmethod
     def _length(raw: memoryview, start: int) -> int:
@@ -226,18 +252,18 @@ class Opener(_Protection):
 
     def _other(self, plain: bytes) -> int:
         """Take a record that is padded, empty or no data; return how many bytes of the stream it has brought."""
-        inner = plain.rstrip(b"\0")  # RFC 8446, 5.4
+        if len(plain) > CONTENT_BYTES + 1:  # RFC 8446, 5.4: with its type and its padding
+            raise Unreadable(RECORD_OVERFLOW, f"{len(plain) - 1} bytes in a record")
+        inner = plain.rstrip(b"\0")
         if not inner:
             raise Unreadable(UNEXPECTED_MESSAGE, "a record without a type")
         kind, content = inner[-1], inner[:-1]
-        if len(content) > CONTENT_BYTES:
-            raise Unreadable(RECORD_OVERFLOW, f"{len(content)} bytes in a record")
         if kind == DATA and content and not self._message:
-            self._vain = 0
+            self.pay(len(content))
             return len(content)
         self._vain += 1
         if self._vain > MOST_IN_VAIN:
-            raise Unreadable(UNEXPECTED_MESSAGE, "too many records in a row that bring nothing")
+            raise Unreadable(UNEXPECTED_MESSAGE, "too many records that bring nothing")
         if kind == HANDSHAKE and content:
             self._messages(content)
         elif self._message:
@@ -278,3 +304,34 @@ class Opener(_Protection):
             raise Unreadable(ILLEGAL_PARAMETER, "a change of keys that asks for something unknown")
         self.update()
         self.owes_keys |= body == b"\1"
+
+
+def asked_content_bytes(hello: bytes) -> int:
+    """Return how much a record may hold, as the client's first words ask (RFC 6066, 4): small ones read no more.
+
+    Where it was not agreed on, short records are right as well. *hello* is as OpenSSL read it: it has its say
+    about what is none.
+    """
+    if b"\0\1\0\1" not in hello or len(hello) > HELLO_BYTES:
+        return CONTENT_BYTES
+    # RFC 8446, 4.1.2: the message's header, version and random; then three that have their lengths before them.
+    at = 4 + 2 + 32
+    for width in (1, 2, 1):
+        at += width + int.from_bytes(hello[at : at + width], "big")
+    at += 2
+    while at + 4 <= len(hello):
+        kind, length = int.from_bytes(hello[at : at + 2], "big"), int.from_bytes(hello[at + 2 : at + 4], "big")
+        if kind == 1 and length == 1 and hello[at + 4 : at + 5] in (b"\1", b"\2", b"\3", b"\4"):
+            return 256 << hello[at + 4]
+        at += 4 + length
+    return CONTENT_BYTES
+
+
+def message_of(flight: bytes) -> bytes:
+    """Return what plain handshake records hold, one behind the other."""
+    at, message = 0, b""
+    while at + HEADER_BYTES <= len(flight) and flight[at] == HANDSHAKE:
+        end = at + HEADER_BYTES + int.from_bytes(flight[at + 3 : at + 5], "big")
+        message += flight[at + HEADER_BYTES : end]
+        at = end
+    return message

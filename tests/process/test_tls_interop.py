@@ -199,6 +199,13 @@ class OpenSslClient(InteropTestCase):
         got, said = self.s_client(port, version, "-CAfile", self.path("ca.pem"), "-verify_return_error")
         self.assertEqual(got, b"hello\n", said)
 
+    @each(("512",), ("1024",), ("2048",), ("4096",))
+    def test_a_client_that_reads_short_records_alone(self, length: str) -> None:
+        port = self.inward("", "allow in echo any")
+        sent = b"x" * 9000 + b"\n"
+        got, said = self.s_client(port, "-tls1_3", "-maxfraglen", length, data=sent, wanted=sent)
+        self.assertEqual(got, sent, said)
+
     @each(("1.3", "-tls1_3"), ("1.2", "-tls1_2"))
     def test_a_client_certificate_is_asked_for_and_counts(self, _: str, version: str) -> None:
         asks = f'trust = ["{self.path("ca.pem")}"]\nclient_certificates = "optional"\n'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import Protocol
@@ -95,6 +96,7 @@ class TlsDial:
             self._done(result)
             return
         if result.alpn != ALPN.decode("ascii"):
+            self._say_no_more(result)
             self._done(Refused(Refusal.UNREACHABLE, "the far side speaks TLS, and is no plumberd (ALPN plumb/1)"))
             return
         self._wire = result
@@ -103,9 +105,16 @@ class TlsDial:
             told = show_caller(self._caller) if self._caller and peer and peer.forward else None
             question = request(self._uri.service, login_for(self._uri, peer), self._hops, told)
         except Refused as e:
+            self._say_no_more(result)
             self._done(e)
             return
         self._go(PlumbCall(self._core.poll, self._sock, result, question, self._answered))
+
+    @staticmethod
+    def _say_no_more(wire: Wire) -> None:
+        """End in order, as far as that can be done now: the handshake's last words have not gone yet."""
+        with contextlib.suppress(OSError):
+            wire.close_notify()
 
     def _answered(self, result: Refused | None) -> None:
         self._step = None

@@ -41,6 +41,7 @@ class TlsInbound(Inbound):
         self._wire: Wire | None = None
         self._checking: Cancellable | None = None
         self._unsaid: bytes | None = None
+        self._is_ending = False
         self._said_of_caller: str | None = None
         self._gateway: RemoteWho | None = None
         self._service_sock: socket.socket | None = None
@@ -153,7 +154,7 @@ class TlsInbound(Inbound):
             self.core.poll.watch(self._sock.fileno(), self._ready)
 
     def _ready(self, events: int) -> None:
-        if self._unsaid is not None:
+        if self._unsaid is not None or self._is_ending:
             self._say()
         elif not self.is_named and self._checking is None:
             self._read()
@@ -244,7 +245,7 @@ class TlsInbound(Inbound):
                 wire.send(self._unsaid)
                 self._unsaid = None
             if service is None:
-                wire.close_notify()
+                self._is_ending = not wire.close_notify()
         except BlockingIOError:
             return
         except OSError:
