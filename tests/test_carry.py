@@ -148,6 +148,16 @@ class WithMessages(SynchronousTestCase):
         self.assertEqual(parse_uri(carried.text), parse_uri(uri))
         self.assertEqual((carried.address, carried.framing, carried.framed), (where, framing, framed))
 
+    @each((True,), (False,))
+    def test_a_rule_is_told_with_it(self, ruled: bool) -> None:
+        where = ipaddress.ip_address("192.0.2.1")
+        uri = parse_uri("wss://a.example/pong?text=yes")
+        text = CarryRequest().receive(carry_messages(uri, where, "raw", framed=True, ruled=ruled))
+        assert text is not None
+        carried = parse_carried(text)
+        self.assertEqual((carried.ruled, carried.framing, carried.framed), (ruled, "raw", True))
+        self.assertEqual(parse_uri(carried.text), uri)
+
     def test_a_framing_that_does_not_exist_is_refused_and_too_long_is_not_sent(self) -> None:
         with self.assertRaises(Refused):
             parse_carried("udp://a.example:9000/pong?address=192.0.2.1&messages=telex")

@@ -323,9 +323,18 @@ class _Contract(OutTestCase):
         with zig:
             zig.sendall(struct.pack(">I", 3) + b"abc")
             self.assertEqual(await in_thread(read_exactly, zig, 7), struct.pack(">I", 3) + b"abc")
-        answer, _ = await self.ask(near, self.uri(self.tcpd_port(far)), type="seqpacket")
+        packets = await self.granted(near, self.uri(self.tcpd_port(far)), type="seqpacket")
+        for payload in (b"one", b"two" * 1000):
+            packets.sendall(payload)
+            self.assertEqual(await in_thread(packets.recv, 1 << 20), payload)
+        packets.close()
+        answer, _ = await self.ask(near, self.uri(self.tcpd_port(far)), type="dgram")
         self.assertEqual(answer["error"], "not-possible")
+        answer, _ = await self.ask(near, self.uri(self.tcpd_port(far), "/nobody"))
+        self.assertEqual(answer["error"], "denied")
         await self.idle(near, daemon, far)
+        ended = [o for o in self.outcomes if (o.verdict, str(o.who)) == ("ended", "a broker")]
+        self.assertEqual(len(ended), 3)
 
     async def test_a_gateway_leads_messages_on_as_messages(self) -> None:
         far = self.far(f"allow in pong {self.scheme}:any")
@@ -396,6 +405,23 @@ class OverWs(_Contract):
 
 class OverWss(_Contract):
     scheme = "wss"
+
+    async def test_another_process_proves_what_a_rule_of_the_broker_s_allows_alone(self) -> None:
+        folder = os.path.join(self.folder(), "r")
+        far = self.far("allow in pong any for token:laptop")
+        self.serve(far.settings.rundir, "pong")
+        port = self.tcpd_port(far)
+        peer = PeerSettings(token_file="/etc/token", token=TOKEN)
+        rule = f"allow out pong wss:127.0.0.1:{port}"
+        near = self.near(rule, rundir=folder, parts=frozenset(("broker",)), port=port)
+        daemon = self.near(rundir=folder, parts=frozenset(("webipcd",)), port=port, peer=peer)
+        answer, sock = await in_thread(native_ask, folder, op="lookup", service="pong", routes=f"pong {self.uri(port)}")
+        assert sock is not None, answer
+        sock.close()
+        answer, _ = await self.ask(near, self.uri(port))
+        self.assertEqual(answer["error"], "denied")
+        self.assertIn("no rule of the broker's allows it", answer["reason"])
+        await self.idle(near, daemon, far)
 
     async def test_a_far_side_that_proves_nothing_is_not_believed(self) -> None:
         far = self.far("allow in pong any")

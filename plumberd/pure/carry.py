@@ -50,14 +50,16 @@ def carry_tls(uri: Uri, address: IPAddress, *, ruled: bool) -> bytes:
     return _LENGTH.pack(len(data)) + data
 
 
-def carry_messages(uri: Uri, address: IPAddress, framing: str, *, framed: bool) -> bytes:
+def carry_messages(uri: Uri, address: IPAddress, framing: str, *, framed: bool, ruled: bool = False) -> bytes:
     """Return the question for a scheme that carries messages; the end that has them goes along as a descriptor.
 
     :param framing: how they look on that end.
     :param framed: whether each is to be written by itself, when the last was taken.
+    :param ruled: as for :func:`carry_tls`.
     """
     text = format_uri(uri)
-    text += f"{'&' if '?' in text else '?'}{_ADDRESS}{address}{_MESSAGES}{framing}{_ONE_BY_ONE if framed else ''}"
+    text += f"{'&' if '?' in text else '?'}{_ADDRESS}{address}" + (_RULED if ruled else "")
+    text += f"{_MESSAGES}{framing}{_ONE_BY_ONE if framed else ''}"
     data = text.encode("ascii")
     if len(data) > URI_BYTES:
         raise Refused(Refusal.BAD_REQUEST, f"a URI of {len(data)} bytes: at most {URI_BYTES} are carried")

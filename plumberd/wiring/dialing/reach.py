@@ -40,7 +40,7 @@ from plumberd.wiring.dialing.traveller import Traveller as Traveller
 from plumberd.wiring.dialing.udp_carry import Reached as UdpReached
 from plumberd.wiring.dialing.udp_carry import UdpCarry
 from plumberd.wiring.dialing.ws_dial import WsDial
-from plumberd.wiring.dialing.ws_ends import carried_uri, carry_outbound, onward
+from plumberd.wiring.dialing.ws_ends import carry_outbound, onward
 
 SERVED = ("tcp", "tls", "udp", "ws", "wss", "unix")
 """The schemes that something here carries; others are ``not-possible``."""
@@ -147,11 +147,11 @@ class Reach:
         elif daemon_address := _for_scheme_daemon(self._core, target, self._addresses):
             self._sock = self._core.services.dial_scheme(target.scheme)
             self._mark("connect")
-            if target.scheme == "udp":
+            if target.scheme in CARRY_MESSAGES:
                 self._have_messages_carried(target, daemon_address)
                 return
-            if target.scheme != "tcp":
-                question = carry_tls(carried_uri(target, self._ws_shape), daemon_address, ruled=self._ruled)
+            if target.scheme == "tls":
+                question = carry_tls(target, daemon_address, ruled=self._ruled)
             else:
                 question = carry(Uri(target.scheme, str(daemon_address), target.port, target.service))
             self._go(SchemeCall(self._core.poll, self._sock, question, self._answered))
@@ -191,7 +191,7 @@ class Reach:
         :raises Refused: ``busy``, or where it cannot be carried at all.
         """
         traveller = self._traveller
-        ours, theirs = self._message_pair()
+        ours, theirs = self._message_pair(traveller.shape)
         self._sock = theirs
         framing = traveller.shape.framing_for(target)
         near = MessageEnd(ours, framing, framed=traveller.framed)
@@ -227,8 +227,9 @@ class Reach:
         :raises Refused: ``busy``.
         """
         assert self._sock is not None
-        shape, framed = self._traveller.shape, self._traveller.framed
-        ours, theirs = self._message_pair()
+        framed = self._traveller.framed
+        shape = self._traveller.shape if target.scheme == "udp" else self._ws_shape
+        ours, theirs = self._message_pair(shape)
 
         def answered(result: Refused | None) -> None:
             self._step = None
@@ -243,15 +244,16 @@ class Reach:
                 theirs.close()
                 self._done(result)
 
-        question = carry_messages(target, address, shape.framing_for(target), framed=framed)
+        framing = shape.framing_for(target)
+        question = carry_messages(target, address, framing, framed=framed, ruled=self._ruled)
         call = SchemeCall(self._core.poll, self._sock, question, answered)
         call.send_along(ours)
         self._theirs = theirs
         self._go(call)
 
-    def _message_pair(self) -> tuple[socket.socket, socket.socket]:
+    def _message_pair(self, shape: Shape) -> tuple[socket.socket, socket.socket]:
         try:
-            return message_pair(self._traveller.shape)
+            return message_pair(shape)
         except OSError as e:
             raise Refused(Refusal.BUSY, f"no descriptors for a relay: {e.strerror}") from None
 
@@ -314,11 +316,9 @@ class Reach:
             sock.close()
             self._done(result)
             return
-        account, framed = self._traveller.account, self._traveller.framed
+        traveller = self._traveller
         try:
-            theirs = carry_outbound(
-                self._core, result, sock, self._target, self._ws_shape, account, self._carried, framed=framed
-            )
+            theirs = carry_outbound(self._core, result, sock, self._target, self._ws_shape, traveller, self._carried)
         except Refused as e:
             self._done(e)
             return

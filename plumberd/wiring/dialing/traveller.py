@@ -27,6 +27,7 @@ class Traveller:
     :ivar caller: the remote caller, where it is one.
     :ivar rule: what has let that in.
     :ivar carries: whether who asks carries what is inside TLS by itself, and so gets the wire.
+    :ivar end: one end of a client's pair, where the client has the other already; its owner's until it is carried.
     :ivar hops: how many gateways the connection will have come through.
     """
 
@@ -39,6 +40,7 @@ class Traveller:
     caller: RemoteWho | None = None
     rule: str = ""
     hops: int = 0
+    end: socket.socket | None = None
     carries: bool = False
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import socket
 from collections.abc import Callable
 
@@ -11,7 +10,7 @@ from plumberd.effects.ws_line import Line
 from plumberd.effects.ws_pumps import RandomMasks, Session, WsReader, WsWriter
 from plumberd.effects.ws_relay import WsRelay
 from plumberd.framing import Framing
-from plumberd.pure.refusals import Refusal, Refused
+from plumberd.pure.refusals import Refused
 from plumberd.pure.shape import STREAM, Shape
 from plumberd.pure.uri import Uri
 from plumberd.pure.who import RemoteWho
@@ -19,6 +18,7 @@ from plumberd.pure.ws_frames import FrameDecoder
 from plumberd.pure.ws_messages import Inward, Masks, Outward, Subprotocol, form_of
 from plumberd.wiring.clients.delivery import as_stream, relay_pair
 from plumberd.wiring.core import Core
+from plumberd.wiring.dialing.traveller import Traveller
 
 STREAM_FRAMING = Framing.LIBIPC_ZIG
 """How the messages of a service look that listens on a stream, where nobody says otherwise."""
@@ -65,21 +65,24 @@ def carry_outbound(
     sock: socket.socket,
     uri: Uri,
     shape: Shape,
-    account: str,
+    traveller: Traveller,
     done: Callable[[Relay], None],
-    *,
-    framed: bool = False,
 ) -> socket.socket:
-    """Carry between the far side and one end of a new pair; return the other, which is the client's.
+    """Carry between the far side and one end of a pair; return the other, which is the client's.
+
+    Where the traveller has brought one end, whose other one is the client's already, that end is the relay's
+    from now on, and is returned.
 
     :param sock: below *line*; it is the relay's from now on.
-    :param shape: what the client's end is to be like.
-    :param account: on whose account it is carried.
-    :param framed: write whole messages to the client, each when the last was taken.
-    :raises Refused: ``busy``; *sock* is closed.
+    :param shape: what the client's end is like.
+    :raises Refused: ``busy``; *sock* is closed, and what was brought is still its owner's.
     """
+    ours = theirs = traveller.end
     try:
-        ours, theirs = relay_pair(core, account, packets=shape.packets)
+        if ours is None or theirs is None:
+            ours, theirs = relay_pair(core, traveller.account, packets=shape.packets)
+        else:
+            core.begin_relay(traveller.account)
     except Refused:
         sock.close()
         raise
@@ -97,7 +100,7 @@ def carry_outbound(
         masked=False,
         text=is_text,
         masks=RandomMasks().next,
-        framed=framed and protocol is not Subprotocol.RAW,
+        framed=traveller.framed and protocol is not Subprotocol.RAW,
     )
     relay.start()
     return theirs
@@ -114,25 +117,6 @@ def protocol_of(uri: Uri, shape: Shape) -> Subprotocol:
     """Return what the messages mean to a client of that *shape*."""
     is_bytes = not shape.packets and shape.framing_for(uri) == Framing.RAW.value
     return Subprotocol.RAW if is_bytes else Subprotocol.IPC
-
-
-def carried_uri(uri: Uri, shape: Shape) -> Uri:
-    """Return *uri* as another process's webipcd has to know it: with the framing of who asks.
-
-    :raises Refused: ``not-possible`` where a stream in between would lose where the messages end.
-    """
-    framing = shape.framing_for(uri)
-    if uri.scheme not in ("ws", "wss") or (framing == Framing.RAW.value and not shape.packets):
-        return uri
-    if framing == Framing.RAW.value:
-        raise Refused(
-            Refusal.NOT_POSSIBLE,
-            f"type={shape.type.value}: packets without a framing, and another process carries {uri.scheme}; "
-            "ask for a stream, or name a framing",
-        )
-    if uri.option("framing") is not None:
-        return uri
-    return dataclasses.replace(uri, options=(*uri.options, ("framing", framing)))
 
 
 def make_relay(

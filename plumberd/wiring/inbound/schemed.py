@@ -30,14 +30,22 @@ from plumberd.pure.carry import Carried, CarryRequest, no, ok, parse_carried
 from plumberd.pure.policy.decide import PROVING
 from plumberd.pure.policy.route import parse_target_uri
 from plumberd.pure.refusals import Refusal, Refused
-from plumberd.pure.shape import Shape
+from plumberd.pure.shape import Shape, SocketType
 from plumberd.pure.uri import IPAddress, Uri
 from plumberd.wiring.core import Core
-from plumberd.wiring.dialing.reach import Reach, Reached, Traveller
+from plumberd.wiring.dialing.approach import guard
+from plumberd.wiring.dialing.reach import CARRY_MESSAGES, Reach, Reached, Traveller
 from plumberd.wiring.dialing.udp_carry import Reached as UdpReached
 from plumberd.wiring.dialing.udp_carry import UdpCarry
 
 READ_BYTES = 8192
+
+_WANTED = "wanted a socket with the messages to carry, and how they look"
+_TYPES = {
+    socket.SOCK_STREAM: SocketType.STREAM,
+    socket.SOCK_SEQPACKET: SocketType.SEQPACKET,
+    socket.SOCK_DGRAM: SocketType.DGRAM,
+}
 
 _FD = struct.Struct("i")
 _ANCILLARY_BYTES = socket.CMSG_SPACE(12) + socket.CMSG_SPACE(4 * _FD.size)
@@ -65,7 +73,7 @@ class SchemeDaemon:
         """
         settings = self.core.settings
         self._bound = bind_socket(settings.rundir, self.scheme, settings.gid)
-        if self.scheme == "udp":  # the end that has them comes along
+        if self.scheme in CARRY_MESSAGES:  # the end that has them comes along
             kernel.take_descriptors(self._bound.sock, wanted=True)
         self.core.own.add(self._bound.identity)
 
@@ -182,7 +190,7 @@ class Carriage:
             if (level, kind) != (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 continue  # who has sent it, which is not asked for here
             for (fd,) in _FD.iter_unpack(packed[: len(packed) // _FD.size * _FD.size]):
-                if self._end is None and self._daemon.scheme == "udp":
+                if self._end is None and self._daemon.scheme in CARRY_MESSAGES:
                     self._end = _as_end(fd)
                 else:
                     os.close(fd)
@@ -217,11 +225,20 @@ class Carriage:
             except Refused as e:
                 self._refuse(e)
             return
-        shape = Shape(framing=self._uri.option("framing") or "raw")
-        traveller = Traveller(self._account, shape=shape, carries=True)
-        reach = Reach(self._core, self._uri, answer, traveller, self._reached, _unmarked)
+        traveller, done = Traveller(self._account, carries=True), self._reached
+        if self._uri.scheme in CARRY_MESSAGES:
+            end = self._end
+            if end is None or not self._asked.framing:
+                self._refuse(Refused(Refusal.BAD_REQUEST, _WANTED))
+                return
+            shape = Shape(_TYPES[end.type], self._asked.framing)
+            traveller = Traveller(
+                self._account, shape=shape, framed=self._asked.framed, ended=self._end_carried, end=end
+            )
+            done = self._end_reached
+        reach = Reach(self._core, self._uri, answer, traveller, done, _unmarked)
         self._step = reach
-        reach.start()
+        guard(self._refuse, reach.start)
 
     def _carry_messages(self, uri: Uri, addresses: tuple[IPAddress, ...]) -> None:
         """Carry those of the end that has come along.
@@ -230,7 +247,7 @@ class Carriage:
         """
         end, self._end = self._end, None
         if end is None or not self._asked.framing:
-            raise Refused(Refusal.BAD_REQUEST, "wanted a socket with the messages to carry, and how they look")
+            raise Refused(Refusal.BAD_REQUEST, _WANTED)
         near = MessageEnd(end, self._asked.framing, framed=self._asked.framed)
         self._step = step = UdpCarry(
             self._core, uri, addresses, near, self._account, None, new_socket, self._messages_reached, self._carried
@@ -246,6 +263,21 @@ class Carriage:
         with contextlib.suppress(OSError):  # where the broker is gone, so is the client's end
             self._sock.send(ok())
         self.drop()
+
+    def _end_reached(self, result: Reached | Refused) -> None:
+        """The end that came along is carried, or it is not."""
+        self._step = None
+        if isinstance(result, Refused):
+            self._refuse(result)
+            return
+        self._end = None  # the relay's
+        self._note("granted", "")
+        with contextlib.suppress(OSError):  # where the broker is gone, so is the client's end
+            self._sock.send(ok())
+        self.drop()
+
+    def _end_carried(self, ending: str, up: int, down: int) -> None:
+        self._note("ended", ending, up, down)
 
     def _reached(self, result: Reached | Refused) -> None:
         self._step = None
