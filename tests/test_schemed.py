@@ -63,10 +63,16 @@ class NotCarried(SchemeDaemonTestCase):
     async def test_a_broker_that_goes_while_the_far_side_thinks_cancels(self) -> None:
         service = self.start()
         (schemed,) = service.scheme_daemons
+        asked: list[bytes] = []
         gone: list[bytes] = []
-        port = self.serve_tcp(lambda sock: gone.append(read_all(sock)))
-        sock = self.ask(service, port)
-        await until(lambda: schemed.requests)
+
+        def far_side(sock: socket.socket) -> None:
+            asked.append(sock.recv(64))
+            gone.append(read_all(sock))
+
+        sock = self.ask(service, self.serve_tcp(far_side))
+        await until(lambda: asked)  # before that nobody may have been dialled
+        self.assertEqual(len(schemed.requests), 1)
         sock.close()
         await self.wait_until_carried(service)
         await until(lambda: gone)
