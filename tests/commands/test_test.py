@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from typing import Any
+from unittest import mock
 
 from tests.commands.test_explain import BY_DEFAULT, GRANTED
 from tests.commands.test_offline import write_configuration
@@ -76,7 +77,10 @@ class Configuration(TestTestCase):
         line = "granted out pong ws://pong.example.com/pong as user:root"
         self.assertEqual(self.ran("test", self.file(line), "--config", config)[0], 0)
         self.assertEqual(self.ran("test", self.file(line.replace("granted", "refused")), "--config", config)[0], 1)
-        self.assertEqual(self.ran("test", self.file(line + " mode relayed"), "--config", config)[0], 1)
+        self.assertEqual(self.ran("test", self.file(line + " mode relayed"), "--config", config)[0], 0)
+        with mock.patch("plumberd.wiring.dialing.reach.SERVED", ("tcp", "unix")):
+            self.assertEqual(self.ran("test", self.file(line), "--config", config)[0], 0)
+            self.assertEqual(self.ran("test", self.file(line + " mode relayed"), "--config", config)[0], 1)
 
     def test_a_route_that_makes_no_sense_is_a_refusal(self) -> None:
         status, out, *_ = self.tried("granted out pong tcp://user:secret@h.example:1")
