@@ -12,7 +12,8 @@ from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
 from plumberd.effects import openssl
-from plumberd.effects.openssl import Buffer, PskClient, PskServer, TlsFault, Want
+from plumberd.effects.openssl import Buffer, PskClient, PskServer
+from plumberd.effects.tls_ending import EOF_REASON, TlsFault, Want
 from plumberd.effects.tls_wire import Wire
 from tests.support import CleanTestCase
 from tests.tables import each
@@ -84,7 +85,7 @@ class Faults(CleanTestCase):
         right.close()
         with self.assertRaises(TlsFault) as caught:
             openssl.do_handshake(openssl.ssl_of(connection))
-        self.assertEqual((caught.exception.how, caught.exception.reason), ("truncated", openssl.EOF_REASON))
+        self.assertEqual((caught.exception.how, caught.exception.reason), ("truncated", EOF_REASON))
 
     def test_a_number_of_another_part_of_openssl_is_none_of_tls(self) -> None:
         with self.assertRaises(SSL.Error):

@@ -8,8 +8,9 @@ import threading
 
 from OpenSSL import SSL
 
-from plumberd.effects.openssl import Buffer, TlsFault, Want
+from plumberd.effects.openssl import Buffer
 from plumberd.effects.tls_carrier import SEAL_BYTES, ByOpenSsl, Records
+from plumberd.effects.tls_ending import TlsFault, Want
 from plumberd.effects.tls_wire import Wire, count_protected
 from plumberd.pure.tls_records import ALERT, DATA, HANDSHAKE, MOST_RECORDS, SUITES
 from tests.support import in_thread

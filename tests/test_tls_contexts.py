@@ -21,6 +21,7 @@ from OpenSSL import SSL
 
 from plumberd.effects import openssl
 from plumberd.effects.tls_contexts import KEPT, NO_KEY, Contexts, fault_of, group
+from plumberd.effects.tls_ending import TlsFault
 from plumberd.pure import certificates
 from plumberd.pure.psk import PreSharedKey
 from plumberd.pure.tls import Authority, ClientCertificates, PeerSettings, RevocationList, TlsSettings, Trust
@@ -95,14 +96,14 @@ class HandshakeTestCase(CleanTestCase):
     def refusal(self, outward: Contexts, inward: SSL.Context, host: str = HOST) -> str:
         """Return why the client does not believe the server."""
         client, server = self.sides(outward, inward, host)
-        with self.assertRaises(openssl.TlsFault):
+        with self.assertRaises(TlsFault):
             self.meet(client, server)
         return fault_of(client) or ""
 
     def refusal_of_client(self, outward: Contexts, inward: SSL.Context) -> str:
         """Return why the server does not believe the client. In TLS 1.3 the client is done before."""
         client, server = self.sides(outward, inward)
-        with self.assertRaises(openssl.TlsFault):
+        with self.assertRaises(TlsFault):
             self.meet(client, server)
         return fault_of(server) or ""
 
@@ -221,7 +222,7 @@ class Servers(HandshakeTestCase):
 
     def test_a_connection_is_not_kept_for_what_is_known_of_it(self) -> None:
         client, server = self.sides(out(settings()), listening(settings(self_signed(HOST))))
-        self.assertRaises(openssl.TlsFault, self.meet, client, server)
+        self.assertRaises(TlsFault, self.meet, client, server)
         self.assertIsNotNone(fault_of(client))
         gone = weakref.ref(client)
         del client
@@ -370,7 +371,7 @@ class Callers(HandshakeTestCase):
 
         with mock.patch("plumberd.effects.tls_contexts._Believer._fault", odd):
             client, server = self.sides(outward, inward)
-            with self.assertRaises(openssl.TlsFault):
+            with self.assertRaises(TlsFault):
                 self.meet(client, server)
         self.assertEqual(fault_of(server), "a certificate in its chain cannot be read")
         gone = weakref.ref(server)
@@ -379,7 +380,7 @@ class Callers(HandshakeTestCase):
 
     def test_where_one_is_required_nobody_comes_in_without(self) -> None:
         client, server = self.sides(out(settings()), self.inward(ClientCertificates.REQUIRED))
-        with self.assertRaises(openssl.TlsFault) as caught:
+        with self.assertRaises(TlsFault) as caught:
             self.meet(client, server)
         self.assertIn("did not return a certificate", str(caught.exception))
 
@@ -494,7 +495,7 @@ class Keys(HandshakeTestCase):
     def test_who_has_another_key_of_that_name_is_not_believed(self) -> None:
         other = dataclasses.replace(KEY, key=b"f" * 32)
         self.assertRaises(
-            openssl.TlsFault, self.met, out(settings(), PeerSettings(psk=other)), listening(settings(psks=(KEY,)))
+            TlsFault, self.met, out(settings(), PeerSettings(psk=other)), listening(settings(psks=(KEY,)))
         )
 
     def test_a_caller_without_key_is_shown_the_certificate(self) -> None:
@@ -580,7 +581,7 @@ class Agreement(HandshakeTestCase):
         context = self.python(maximum_version=TLS12)
         context.set_ciphers(suite + ":@SECLEVEL=0")
         inward = listening(settings(ROOT.issue(HOST), ROOT.issue(HOST, key=rsa_key(2048))))
-        self.assertRaises((ssl.SSLError, openssl.TlsFault), self.call, context, inward)
+        self.assertRaises((ssl.SSLError, TlsFault), self.call, context, inward)
 
     def test_older_versions_are_refused(self) -> None:
         context = SSL.Context(SSL.TLS_METHOD)
@@ -591,7 +592,7 @@ class Agreement(HandshakeTestCase):
         left.setblocking(False)
         right.setblocking(False)
         client = openssl.connect(context, left, server=False)
-        with self.assertRaises(openssl.TlsFault) as caught:
+        with self.assertRaises(TlsFault) as caught:
             self.meet(client, openssl.connect(listening(settings(ROOT.issue(HOST))), right, server=True))
         self.assertIn("protocol", str(caught.exception))
 

@@ -15,10 +15,10 @@ from collections.abc import Callable
 from twisted.trial.unittest import SynchronousTestCase
 
 from plumberd.effects.kernel import unread_bytes
-from plumberd.effects.openssl import Want
 from plumberd.effects.poll import ERR, HUP, IN, OUT
 from plumberd.effects.pumps import NOTHING
 from plumberd.effects.relay import Relay
+from plumberd.effects.tls_ending import Want
 from plumberd.effects.tls_pumps import KEPT, MOST_LARGE, BufferPool, make_tls_pumps
 from plumberd.effects.tls_wire import Wire
 from tests.support import in_thread, is_reset, read_all, read_exactly, real_reactor, until

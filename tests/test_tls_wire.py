@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from OpenSSL import SSL
 
 from plumberd.effects import openssl
-from plumberd.effects.openssl import Buffer, TlsFault
+from plumberd.effects.openssl import Buffer
 from plumberd.effects.pumps import NOTHING
+from plumberd.effects.tls_ending import TlsFault
 from plumberd.effects.tls_handshake import refused
 from plumberd.effects.tls_wire import Wire
 from tests.support import in_thread, read_exactly, until

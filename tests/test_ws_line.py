@@ -80,6 +80,8 @@ class InsideTls(CleanTestCase):
         self.here, self.there = (TlsLine(wire, self.buffers) for wire in self.wires)
 
     def test_bytes_pass(self) -> None:
+        self.here.let_go()
+        self.assertIsNone(self.wires[0].connection)
         self.assertEqual(self.here.send(b"hello"), 5)
         self.assertEqual(self.there.recv(), b"hello")
         self.assertRaises(BlockingIOError, self.there.recv)

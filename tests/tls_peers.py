@@ -21,9 +21,10 @@ from plumberd.effects import openssl
 from plumberd.effects.pipes import PipePool
 from plumberd.effects.poll import Poll
 from plumberd.effects.relay import Relay
+from plumberd.effects.tls_ending import Want
 from plumberd.effects.tls_handshake import TlsHandshake
 from plumberd.effects.tls_pumps import BufferPool, make_tls_pumps
-from plumberd.effects.tls_wire import Want, Wire
+from plumberd.effects.tls_wire import Wire
 from plumberd.pure.refusals import Refused
 from tests.support import DEADLINE_SECONDS, CleanTestCase, in_thread, real_reactor, until
 

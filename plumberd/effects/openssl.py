@@ -10,7 +10,6 @@ An SSL object is used by one thread, this one; it has no lock of its own.
 
 from __future__ import annotations
 
-import enum
 import errno
 import os
 import socket
@@ -20,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 from OpenSSL import SSL
 
-from plumberd.effects.pumps import Broken
+from plumberd.effects.tls_ending import ALERT_REASONS, EOF_REASON, TlsFault, Want, truncated
 
 # pyOpenSSL uses these bindings itself and declares them nowhere; a test says so when they go away.
 _lib: Any = SSL._lib  # type: ignore[attr-defined]
@@ -35,12 +34,6 @@ _write_all = _lib.SSL_write
 _clear_error = _lib.ERR_clear_error
 _get_error = _lib.SSL_get_error
 
-EOF_REASON = _lib.SSL_R_UNEXPECTED_EOF_WHILE_READING
-
-ALERT_REASONS = 1000
-"""A reason that is higher is the far side's alert, with its number added (SSL_AD_REASON_OFFSET)."""
-
-
 _ERR_LIB_SHIFT, _ERR_LIB_SSL = 23, 20  # err.h: which part of OpenSSL an error is of
 
 _TLS13_AES_128_GCM_SHA256 = b"\x13\x01"  # RFC 8446, B.4
@@ -49,33 +42,6 @@ _PSK_SUITES = b"TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256"
 
 _PSK_CIPHERS = b"ECDHE-PSK-CHACHA20-POLY1305:ECDHE-PSK-AES128-CBC-SHA256"
 """For TLS 1.2: forward secrecy, which plain PSK, RSA-PSK and a stolen key have not."""
-
-
-class Want(enum.Enum):
-    """What TLS waits for before it can go on, whichever way the bytes go."""
-
-    READ = "read"
-    WRITE = "write"
-
-
-class TlsFault(Broken):
-    """TLS cannot go on.
-
-    :ivar reason: its number in ``sslerr.h``, 0 where it is none of those.
-    """
-
-    def __init__(self, how: str, reason: int, text: str) -> None:
-        super().__init__(how, text)
-        self.reason = reason
-
-    def again(self) -> TlsFault:
-        """Return the same, to be raised once more."""
-        return TlsFault(self.how, self.reason, str(self))
-
-    @property
-    def alert(self) -> int | None:
-        """The alert that the far side has sent (RFC 8446, 6), if that is what happened."""
-        return self.reason - ALERT_REASONS if self.reason >= ALERT_REASONS else None
 
 
 class Buffer:
@@ -412,11 +378,11 @@ def _fault(kind: int) -> OSError:
     if error == 0 or kind == _lib.SSL_ERROR_SYSCALL:
         if number:
             return OSError(number, os.strerror(number))
-        return TlsFault("truncated", EOF_REASON, "the far side has hung up without a word")
+        return truncated()
     # Each part of OpenSSL counts its reasons from the same numbers on.
     reason = _lib.ERR_GET_REASON(error) if error >> _ERR_LIB_SHIFT & 0xFF == _ERR_LIB_SSL else 0
     if reason == EOF_REASON:
-        return TlsFault("truncated", reason, "the far side has hung up without a word")
+        return truncated()
     text = _lib.ERR_reason_error_string(error)
     said = _ffi.string(text).decode("ascii", "replace") if text else f"OpenSSL's error {reason}"
     return TlsFault("broken off" if reason >= ALERT_REASONS else "garbled", reason, said)

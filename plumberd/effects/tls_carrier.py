@@ -13,7 +13,8 @@ import socket
 from typing import Any, Protocol
 
 from plumberd.effects import openssl
-from plumberd.effects.openssl import ALERT_REASONS, EOF_REASON, Buffer, TlsFault, Want
+from plumberd.effects.openssl import Buffer
+from plumberd.effects.tls_ending import ALERT_REASONS, TlsFault, Want, truncated
 from plumberd.pure.tls_records import (
     ALERT,
     CONTENT_BYTES,
@@ -140,7 +141,7 @@ class Records:
                     fault = OSError(e.errno, e.strerror)
                     break
                 if not count:
-                    fault = TlsFault("truncated", EOF_REASON, "the far side has hung up without a word")
+                    fault = truncated()
                     break
                 have += count
             rest, buffer.end, left = opener.open_into(_read, 0, have, view, buffer.end, left)

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from OpenSSL import SSL
 
-from plumberd.effects.openssl import TlsFault
 from plumberd.effects.poll import Poll
+from plumberd.effects.tls_ending import TlsFault
 from plumberd.effects.tls_wire import Wire
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.tls_faults import explain, word_of

@@ -14,9 +14,10 @@ from __future__ import annotations
 import socket
 
 from plumberd.effects.last_byte import LastByte
-from plumberd.effects.openssl import Buffer, Want
+from plumberd.effects.openssl import Buffer
 from plumberd.effects.poll import OUT
 from plumberd.effects.pumps import NOTHING, Pump
+from plumberd.effects.tls_ending import Want
 from plumberd.effects.tls_wire import Wire
 
 LARGE_BYTES = 256 * 1024

@@ -16,9 +16,10 @@ from cryptography import x509
 from OpenSSL import SSL
 
 from plumberd.effects import openssl
-from plumberd.effects.openssl import EOF_REASON, Buffer, TlsFault, Want
+from plumberd.effects.openssl import Buffer
 from plumberd.effects.pumps import NOTHING
 from plumberd.effects.tls_carrier import ByOpenSsl, Carrier, Records
+from plumberd.effects.tls_ending import TlsFault, Want, truncated
 from plumberd.pure.tls_records import (
     DATA,
     HEADER_BYTES,
@@ -28,9 +29,6 @@ from plumberd.pure.tls_records import (
     asked_content_bytes,
     message_of,
 )
-
-__all__ = ["NOTHING", "Buffer", "TlsFault", "Want", "Wire"]
-
 
 _PEEK = int(socket.MSG_DONTWAIT | socket.MSG_PEEK)
 _SEND = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
@@ -144,7 +142,7 @@ class Wire:
         except BlockingIOError:
             return False
         if not count:
-            raise TlsFault("truncated", EOF_REASON, "the far side has hung up without a word")
+            raise truncated()
         flights.feed(_peeked, 0, count)
         if self.server and self._is_hello and len(self._hello) < HELLO_BYTES:
             self._hello += _peeked.view[:count]

@@ -9,10 +9,12 @@ from __future__ import annotations
 import socket
 from typing import Protocol
 
-from plumberd.effects.openssl import Buffer, Want
+from plumberd.effects.openssl import Buffer
 from plumberd.effects.poll import IN, OUT
+from plumberd.effects.pumps import NOTHING
+from plumberd.effects.tls_ending import Want
 from plumberd.effects.tls_pumps import BufferPool
-from plumberd.effects.tls_wire import NOTHING, Wire
+from plumberd.effects.tls_wire import Wire
 
 READ_BYTES = 65536
 """One read: more of them at once would only be copied once more."""
@@ -53,6 +55,9 @@ class Line(Protocol):
 
     def give_back(self, data: bytes) -> None:
         """Put *data* in front of what is read next."""
+
+    def let_go(self) -> None:
+        """Forget what only the beginning needed: messages are carried from now on."""
 
     def told(self, events: int) -> None:
         """Hear of events of the socket, before anything is read."""
@@ -119,6 +124,9 @@ class PlainLine:
     def give_back(self, data: bytes) -> None:
         """See :meth:`Line.give_back`."""
         self._ahead = data + self._ahead
+
+    def let_go(self) -> None:
+        """See :meth:`Line.let_go`."""
 
     def told(self, events: int) -> None:
         """See :meth:`Line.told`."""
@@ -203,6 +211,10 @@ class TlsLine:
     def give_back(self, data: bytes) -> None:
         """See :meth:`Line.give_back`."""
         self._wire.give_back(data)
+
+    def let_go(self) -> None:
+        """See :meth:`Line.let_go`."""
+        self._wire.let_go()
 
     def told(self, events: int) -> None:
         """See :meth:`Line.told`."""

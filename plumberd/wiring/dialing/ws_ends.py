@@ -135,6 +135,7 @@ def make_relay(
     framed: bool = False,
 ) -> WsRelay:
     """Return what carries between the WebSocket on *line*, which is on *sock*, and *other*; not started yet."""
+    line.let_go()
     packets = other.type != socket.SOCK_STREAM
     limit = core.settings.limits.message_bytes
     session = Session(masks)
