@@ -12,6 +12,7 @@ over, and nothing would have to be pumped.
 from __future__ import annotations
 
 import socket
+from abc import abstractmethod
 
 from plumberd.effects.last_byte import LastByte
 from plumberd.effects.openssl import Buffer
@@ -95,8 +96,9 @@ class _Buffered(Pump):
             self._buffers.give_back(buffer)
         return count
 
+    @abstractmethod
     def _read(self, buffer: Buffer) -> int:
-        raise NotImplementedError
+        """Read once into *buffer*, as :meth:`fill`."""
 
 
 class TlsReader(_Buffered):

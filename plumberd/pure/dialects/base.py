@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -90,7 +91,7 @@ Refuse = Callable[[str | int | None, Refusal, str], bytes]
 """``refuse(ident, word, reason)``: what to send instead."""
 
 
-class FrameDecoder:
+class FrameDecoder(ABC):
     """Cuts frames with a big-endian 32-bit length out of a stream.
 
     :ivar header: a :mod:`struct` format whose one ``I`` is the payload's length.
@@ -129,6 +130,6 @@ class FrameDecoder:
         """
         return fields[0]
 
+    @abstractmethod
     def request(self, payload: bytes) -> Request | Refused:
         """Turn a payload into a request."""
-        raise NotImplementedError
