@@ -184,22 +184,24 @@ class FrameCutter:
         """Why the stream cannot be cut any further; the next :meth:`feed` raises it."""
         return self._error
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(self, data: bytes, most: int | None = None) -> list[bytes]:
         """Take *data*; return the frames that are whole by now.
 
         Frames in front of a broken one come out first: then the error is there in :attr:`error`,
         and raised by the next call.
 
+        :param most: cut so many at most. The others stay here until the next call, which may bring
+            no data: feed on only when one has returned fewer, or what is held grows.
         :raises FramingError: where the stream cannot be cut any further.
         """
         if self._error is not None:
             raise self._error
-        frames = self._cut(data)
+        frames = self._cut(data, most)
         if self._error is not None and not frames:
             raise self._error
         return frames
 
-    def _cut(self, data: bytes) -> list[bytes]:
+    def _cut(self, data: bytes, most: int | None = None) -> list[bytes]:
         size, limit = self._size, self._limit
         if not size:
             return [data[at : at + limit] for at in range(0, len(data), limit)]
@@ -207,7 +209,7 @@ class FrameCutter:
         at = 0
         self._buffer += data
         with memoryview(self._buffer) as view:
-            while len(view) - at >= size:
+            while len(view) - at >= size and (most is None or len(frames) < most):
                 (length,) = _LENGTH.unpack_from(view, at + self._length_at)
                 if length > limit:
                     self._error = FramingError(f"a message of {length} bytes: at most {limit} are accepted")

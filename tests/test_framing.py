@@ -293,6 +293,14 @@ class Cutting(SynchronousTestCase):
             FrameCutter("libipc-zig", 100).feed(b"GET / HTTP/1.1\r\n")
         self.assertEqual(str(caught.exception), "a message of 1195725856 bytes: at most 100 are accepted")
 
+    def test_no_more_at_once_than_were_asked_for(self) -> None:
+        cutter = FrameCutter("libipc-zig")
+        self.assertEqual(cutter.feed(bytes(4 * 5) + b"\0\0", 2), [bytes(4)] * 2)
+        self.assertEqual(cutter.feed(b"\0\1x", 2), [bytes(4)] * 2)
+        self.assertEqual(cutter.feed(b"", 2), [bytes(4), b"\0\0\0\1x"])
+        self.assertEqual(cutter.feed(b"", 2), [])
+        self.assertFalse(cutter.pending)
+
     @PROPERTY
     @given(framings, st.lists(messages, max_size=6), st.binary(max_size=3), st.lists(st.integers(0, 30), max_size=30))
     def test_put_together_again_they_are_the_stream(

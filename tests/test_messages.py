@@ -55,6 +55,25 @@ class Read(EndTestCase):
             program.send(bytes((number,)))
         self.assertEqual(end.read(3), [b"\0", b"\1", b"\2"])
 
+    def test_of_one_read_that_brings_thousands_no_more_come_than_were_asked_for(self) -> None:
+        end, program = self.end(STREAM, "libipc-zig")
+        program.sendall(bytes(4 * 1000) + b"\0\0\0\1x")
+        program.shutdown(socket.SHUT_WR)
+        got = []
+        while not end.ended:
+            got.append(end.read(64))
+        self.assertEqual([*map(len, got)], [64] * 15 + [41])
+        self.assertEqual(got[-1], [b""] * 40 + [b"x"])
+
+    def test_what_makes_no_message_behind_those_is_told_in_its_turn(self) -> None:
+        end, program = self.end(STREAM, "libipc-zig")
+        program.sendall(bytes(4 * 3) + b"\xff" * 4)
+        self.assertEqual(end.read(2), [b"", b""])
+        self.assertFalse(end.was_emptied)
+        with self.assertRaises(FramingError):
+            end.read(2)
+            end.read(2)
+
     @each((STREAM,), (SEQPACKET,))
     def test_the_end_comes_behind_the_last_message(self, kind: SocketType) -> None:
         end, program = self.end(kind)

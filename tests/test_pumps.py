@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from plumberd.effects.pipes import PipePool
 from plumberd.effects.pumps import (
+    FRAMES,
     NOTHING,
     PACKET_BYTES,
     Packets,
@@ -148,6 +149,21 @@ class Translated(PumpTestCase):
                 source.sendall(data[at : at + step])
                 self.run_dry(pump)
             self.assertEqual([sink.recv(1000) for _ in range(3)], [message(b"one"), message(b""), message(b"3" * 50)])
+
+    def test_of_one_read_that_brings_thousands_some_go_at_a_time(self) -> None:
+        (source, a), (_, b) = self.stream(), self.packets()
+        pump = StreamToPackets(a, b, FrameCutter("libipc-2019", PACKET_BYTES))
+        source.sendall(message(b"") * 200 + message(b"last")[:-1])
+        counts = []
+        while (count := pump.fill()) > 0:
+            counts.append(count)
+            self.assertTrue(pump.has_more())
+            self.assertTrue(pump.empty())
+        self.assertEqual(counts[1:], [6 * FRAMES, 6 * FRAMES, 6 * (200 - 3 * FRAMES)])
+        self.assertFalse(pump.has_more())
+        source.sendall(b"t")
+        self.assertEqual(pump.fill(), 1)
+        self.assertTrue(pump.holds)
 
     def test_raw_makes_a_packet_of_each_read(self) -> None:
         (source, a), (sink, b) = self.stream(), self.packets()

@@ -83,7 +83,7 @@ class MessageEnd:
         self._cutter = FrameCutter(self._framing, MESSAGE_BYTES) if self._is_stream and not self._bare else None
         self._one_by_one = self._is_stream and (framed or self._bare)
         self._tells_empty = not self._bare or sock.type == socket.SOCK_DGRAM
-        self._in_part = False
+        self._in_part = self._is_uncut = False
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
         self.ended = self.was_emptied = False
@@ -95,7 +95,9 @@ class MessageEnd:
         return bool(self._queue)
 
     def read(self, most: int) -> list[bytes]:
-        """Return the messages of up to *most* reads; sets :attr:`ended`.
+        """Return up to *most* messages, of as many reads at most; sets :attr:`ended`.
+
+        One read may bring thousands of short ones: the rest of them is for the next time.
 
         :raises FramingError: what came makes no message.
         :raises OSError: the socket is broken.
@@ -105,12 +107,16 @@ class MessageEnd:
         self.was_emptied = False
         try:
             for _ in range(most):
-                data = receive(READ_BYTES)
-                if not data and self.sock.type != socket.SOCK_DGRAM:
+                data = b"" if self._is_uncut else receive(READ_BYTES)
+                if not data and not self._is_uncut and self.sock.type != socket.SOCK_DGRAM:
                     self.ended = True
                     break
                 if cutter is not None:
-                    messages += [decode_packet(self._framing, frame).payload for frame in cutter.feed(data)]
+                    frames = cutter.feed(data, most - len(messages))
+                    messages += [decode_packet(self._framing, frame).payload for frame in frames]
+                    self._is_uncut = cutter.error is not None or len(messages) == most
+                    if len(messages) == most:
+                        break
                 elif self._bare:
                     messages.append(data)
                 else:

@@ -25,6 +25,9 @@ PACKET_BYTES = 2 << 20
 READ_BYTES = 65536
 """One read of a stream; where a route says framing=raw, that is one packet."""
 
+FRAMES = 64
+"""So many are cut at once: one read may bring thousands of short ones, each of which is a packet to be sent."""
+
 _SPLICE = kernel.SPLICE_F_MOVE | kernel.SPLICE_F_NONBLOCK
 _PEEK = socket.MSG_PEEK | socket.MSG_TRUNC | socket.MSG_DONTWAIT
 _SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
@@ -52,8 +55,8 @@ class Broken(ConnectionError):
 class Cutter(Protocol):
     """Cuts a stream into whole frames, unchanged."""
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """Take *data*; return the frames that are complete.
+    def feed(self, data: bytes, most: int | None = None) -> list[bytes]:
+        """Take *data*; return the frames that are complete, *most* at most; the others stay for the next call.
 
         :raises ValueError: where the bytes make no frame.
         """
@@ -262,10 +265,17 @@ class StreamToPackets(_Copying):
     def __init__(self, source: socket.socket, sink: socket.socket, cutter: Cutter | None) -> None:
         super().__init__(source, sink)
         self._cutter = cutter
+        self._is_uncut = False
         if sink.type == socket.SOCK_SEQPACKET:
             grow(sink)
 
+    def has_more(self) -> bool:
+        """See :meth:`Pump.has_more`."""
+        return self._is_uncut or super().has_more()
+
     def _read(self) -> int:
+        if self._is_uncut and (count := self._cut(b"")):
+            return count
         data = self.source.recv(READ_BYTES)
         if self._cutter is None:
             if data:
@@ -273,11 +283,19 @@ class StreamToPackets(_Copying):
             return len(data)
         if not data and self._cutter.pending:
             raise Untranslatable("the stream ended in the middle of a message")
+        self._cut(data)
+        return len(data)
+
+    def _cut(self, data: bytes) -> int:
+        """Cut *data*, and what is left from before; return how many bytes there are in the frames."""
+        assert self._cutter is not None
         try:
-            self._queue.extend(self._cutter.feed(data))
+            frames = self._cutter.feed(data, FRAMES)
         except ValueError as e:
             raise Untranslatable(str(e)) from None
-        return len(data)
+        self._is_uncut = len(frames) == FRAMES
+        self._queue.extend(frames)
+        return sum(map(len, frames))
 
 
 class _OneByOne(_Copying):
