@@ -11,6 +11,7 @@ import struct
 from plumberd.effects.kernel import unread_bytes
 from plumberd.effects.pipes import PipePool
 from plumberd.effects.poll import Poll
+from plumberd.effects.pumps import SplicePump
 from plumberd.effects.relay import Relay
 from tests.support import CleanTestCase, in_thread, is_reset, read_all, read_exactly, real_reactor, until
 
@@ -38,6 +39,34 @@ class RelayTestCase(CleanTestCase):
     async def _end(self, relay: Relay) -> None:
         relay.abort()
         await until(lambda: relay in self.ended)
+
+
+class Heavy(SplicePump):
+    """One whose every read is much work."""
+
+    is_heavy = True
+    fills = 0
+
+    def fill(self) -> int:
+        self.fills += 1
+        return super().fill()
+
+
+class Turns(RelayTestCase):
+    async def test_one_read_that_was_much_work_is_a_turn(self) -> None:
+        peer, near = self.tcp_pair()
+        service, far = self.pair()
+        pump = Heavy(near, far, self.pipes)
+        relay = Relay(self.poll, real_reactor, self.pipes, near, far, self.ended.append, forth=pump)
+        self.addCleanup(self._end, relay)
+        peer.sendall(b"bytes")
+        await until(lambda: unread_bytes(near.fileno()) == 5)
+        relay.start()
+        self.assertEqual(pump.fills, 1)
+        self.assertEqual(await in_thread(read_exactly, service, 5), b"bytes")
+        await until(lambda: pump.fills > 1)
+        peer.sendall(b"more")
+        self.assertEqual(await in_thread(read_exactly, service, 4), b"more")
 
 
 class Descriptors(RelayTestCase):

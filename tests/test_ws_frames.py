@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import tracemalloc
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -14,7 +17,9 @@ from plumberd.pure.ws_frames import (
     BAD_DATA,
     BINARY,
     CLOSE,
+    EMPTY_FRAGMENTS,
     FIN,
+    HEADS,
     NO_CODE,
     PIECE,
     PING,
@@ -100,6 +105,52 @@ class Mistakes(SynchronousTestCase):
         self.assertEqual(decode(frame(BINARY, half), frame(FIN, half)), ([], TOO_BIG))
         exactly = bytes(LIMIT // 2)
         self.assertEqual(decode(frame(BINARY, exactly), frame(FIN, exactly))[1], None)
+
+    def test_empty_fragments_have_a_number_and_others_the_length_of_a_message(self) -> None:
+        empty = frame(0, b"")
+        found, code = decode(frame(BINARY, b"a"), *[empty] * EMPTY_FRAGMENTS, frame(FIN, b"b"))
+        self.assertEqual((found, code), ([(BINARY, b"ab")], None))
+        self.assertEqual(decode(frame(BINARY, b"a"), *[empty] * (EMPTY_FRAGMENTS + 1)), ([], TOO_BIG))
+        short = [frame(0, b"a")] * (2 * EMPTY_FRAGMENTS)
+        self.assertEqual(decode(frame(BINARY, b""), *short, frame(FIN, b""))[0], [(BINARY, b"a" * len(short))])
+
+    @each(
+        ("fragments", frame(BINARY, b"a", MASK), frame(0, b"a", MASK)),
+        ("empty_fragments", frame(BINARY, b"a", MASK), frame(0, b"", MASK)),
+        ("bytes_of_a_long_frame", b"\x81\xff" + LIMIT.to_bytes(8, "big") + MASK, b"a"),
+    )
+    def test_what_is_kept_of_a_message_costs_no_more_than_its_length(
+        self, _: str, first: bytes, each_time: bytes
+    ) -> None:
+        decoder = FrameDecoder(masked=True, limit_bytes=LIMIT)
+        decoder.feed(first)
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        for _time in range(LIMIT // 2):
+            decoder.feed(each_time)
+        kept, _peak = tracemalloc.get_traced_memory()
+        self.assertLess(kept, LIMIT)
+
+    def test_of_thousands_of_frames_some_are_read_at_once_and_none_is_lost(self) -> None:
+        for form in Form:
+            decoder = FrameDecoder(masked=True, limit_bytes=LIMIT, form=form)
+            data = (frame(FIN | BINARY, b"a", MASK) + frame(FIN | PONG, b"", MASK)) * HEADS + frame(
+                FIN | PING, b"", MASK
+            )
+            found = [decoder.feed(data + b"\x82")]
+            while decoder.is_full:
+                found.append(decoder.feed(b""))
+            self.assertEqual([len(some) for some in found], [HEADS, HEADS, 1], form)
+            kind = PIECE if form is Form.BYTES else BINARY
+            self.assertEqual(list(itertools.chain(*found)), [(kind, b"a"), (PONG, b"")] * HEADS + [(PING, b"")])
+            self.assertEqual(decoder.feed(b"\x81" + MASK + b"\0"), [(kind, MASK[:1])])
+
+    def test_a_mistake_behind_thousands_of_frames_is_found_when_they_are_read(self) -> None:
+        decoder = FrameDecoder(masked=False, limit_bytes=LIMIT)
+        decoder.feed(frame(FIN | PONG, b"") * (HEADS + 1) + frame(3, b""))
+        self.assertIsNone(decoder.error)
+        self.assertEqual(decoder.feed(b""), [(PONG, b"")])
+        self.assertTrue(decoder.error is not None and not decoder.is_full)
 
     def test_a_letter_may_lie_over_two_fragments(self) -> None:
         self.assertEqual(decode(frame(TEXT, b"\xc3"), frame(FIN, b"\xa4")), ([(TEXT, "ä".encode())], None))

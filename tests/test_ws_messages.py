@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from plumberd.framing import Decoder, Framing, FramingError, Message, decode_packet, encode
 from plumberd.pure.ws_frames import BINARY, FIN, PIECE, PING, START, TEXT, Form, FrameDecoder, frame
-from plumberd.pure.ws_messages import LONG_BYTES, Inward, Outward, Subprotocol, form_of
+from plumberd.pure.ws_messages import LONG_BYTES, MESSAGES, Inward, Outward, Subprotocol, form_of
 from tests.tables import PROPERTY, each
 
 LIMIT = 1 << 20
@@ -19,6 +21,8 @@ FRAMED = tuple(framing for framing in Framing if framing is not Framing.RAW)
 def read(data: bytes, masked: bool = False) -> list[tuple[int, bytes]]:
     decoder = FrameDecoder(masked=masked, limit_bytes=2 * LIMIT)
     found = decoder.feed(data)
+    while decoder.is_full:
+        found += decoder.feed(b"")
     assert decoder.error is None
     return found
 
@@ -96,6 +100,33 @@ class FromService(SynchronousTestCase):
             outward = Outward(Framing.LIBIPC_ZIG, packets=False, limit_bytes=65536)
             outward.frames(text)
             self.assertTrue(outward.pending, text)
+
+    @each((False, False), (True, False), (False, True))
+    def test_of_thousands_of_short_messages_some_go_out_at_once_and_none_is_lost(
+        self, text: bool, masked: bool
+    ) -> None:
+        outward = self.outward(Framing.LIBIPC_ZIG, text=text, masked=masked)
+        payloads = [b"", b"a"] * MESSAGES + [b"last"]
+        data = b"".join(encode(Framing.LIBIPC_ZIG, Message(payload)) for payload in payloads)
+        found = [read(outward.frames(data + b"\0\0"), masked)]
+        while outward.is_full:
+            found.append(read(outward.frames(b""), masked))
+        self.assertEqual([len(some) for some in found], [MESSAGES, MESSAGES, 1])
+        self.assertEqual([payload for some in found for _, payload in some], payloads)
+        self.assertTrue(outward.pending)
+        self.assertEqual(read(outward.frames(b"\0\1b"), masked)[0][1], b"b")
+
+    def test_a_text_that_comes_byte_by_byte_is_not_copied_for_each(self) -> None:
+        outward, long = self.outward(Framing.LIBIPC_ZIG, text=True), b"a" * LIMIT
+        data = encode(Framing.LIBIPC_ZIG, Message(long))
+        self.assertEqual(outward.frames(data[:-21]) + outward.frames(data[-21:-20]), b"")
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        found = b"".join(outward.frames(data[at : at + 1]) for at in range(len(data) - 20, len(data) - 1))
+        _, peak = tracemalloc.get_traced_memory()
+        self.assertEqual(found, b"")
+        self.assertLess(peak, LIMIT // 2)
+        self.assertEqual(read(outward.frames(data[-1:])), [(TEXT, long)])
 
     def test_of_a_long_message_nothing_is_kept(self) -> None:
         outward = self.outward(Framing.LIBIPC_ZIG)

@@ -16,6 +16,7 @@ from plumberd.pure.ws_frames import (
     BINARY,
     CLOSE,
     FIN,
+    HEADS,
     PING,
     PONG,
     Closing,
@@ -23,7 +24,7 @@ from plumberd.pure.ws_frames import (
     close_payload,
     frame,
 )
-from plumberd.pure.ws_messages import Inward, Outward, Subprotocol, form_of
+from plumberd.pure.ws_messages import MESSAGES, Inward, Outward, Subprotocol, form_of
 from tests.support import CleanTestCase, read_exactly
 
 MASK = b"abcd"
@@ -74,6 +75,23 @@ class Reading(PumpTestCase):
             self.service.recv(65536)
             self.reader.empty()
         self.assertGreater(self.reader.fill(), 0)
+
+    def test_thousands_of_messages_are_more_than_one_turn_and_all_of_them_come(self) -> None:
+        self.peer.sendall(frame(FIN | BINARY, b"", MASK) * (2 * HEADS) + frame(FIN | BINARY, b"last", MASK))
+        self.peer.shutdown(socket.SHUT_WR)
+        self.reader.wants(self.reader.source, IN)
+        for heavy in (True, True, False):
+            self.assertGreater(self.reader.fill(), 0)
+            self.assertEqual((self.reader.is_heavy, self.reader.has_more()), (heavy, True))
+            self.assertTrue(self.reader.empty())
+        self.assertEqual(read_exactly(self.service, 8 * HEADS + 8)[-8:], encode(ZIG, Message(b"last")))
+        self.assertRaises(Broken, self.reader.fill)
+
+    def test_of_many_pings_in_one_read_the_last_is_answered_once(self) -> None:
+        self.peer.sendall(b"".join(frame(FIN | PING, b"%d" % number, MASK) for number in range(100)))
+        self.reader.wants(self.reader.source, IN)
+        self.reader.fill()
+        self.assertEqual(self.peer.recv(1000), frame(FIN | PONG, b"99"))
 
     def test_a_ping_is_answered_at_once(self) -> None:
         self.send(PING, b"there?")
@@ -126,6 +144,16 @@ class Writing(PumpTestCase):
         self.assertGreater(self.writer.fill(), 0)
         self.assertTrue(self.writer.empty())
         self.assertEqual(read_exactly(self.peer, 10), b"\x82\x03one\x82\x03two")
+
+    def test_thousands_of_messages_go_out_in_more_than_one_turn(self) -> None:
+        self.service.sendall(encode(ZIG, Message(b"")) * (2 * MESSAGES) + encode(ZIG, Message(b"last")))
+        self.service.close()
+        for heavy in (True, True, False):
+            self.assertGreater(self.writer.fill(), 0)
+            self.assertEqual(self.writer.is_heavy, heavy)
+            self.assertTrue(self.writer.empty())
+        self.assertEqual(read_exactly(self.peer, 4 * MESSAGES + 6)[-6:], b"\x82\x04last")
+        self.assertEqual(self.writer.fill(), 0)
 
     def test_nothing_is_read_of_it_as_long_as_the_far_side_takes_nothing(self) -> None:
         for sock in (self.peer, self.writer.sink):

@@ -72,7 +72,10 @@ class Pump(ABC):
     :ivar moved: bytes that reached the sink.
     :ivar ended: the source has ended.
     :ivar finished: … and all of it, and the end, has reached the sink.
+    :ivar is_heavy: what :meth:`fill` did last was much work: the rest is for the next turn.
     """
+
+    is_heavy = False
 
     def __init__(self, source: socket.socket, sink: socket.socket) -> None:
         self.source = source

@@ -197,6 +197,8 @@ class Relay:
                 return False
             if not filled and not emptied:
                 return False
+            if pump.is_heavy:
+                return True
         return True
 
     def _fill(self, pump: Pump) -> bool:

@@ -25,6 +25,7 @@ from plumberd.pure.ws_frames import (
     PROTOCOL_ERROR,
     SERVICE_DIED,
     Closing,
+    Frame,
     FrameDecoder,
     WsError,
     close_payload,
@@ -150,6 +151,8 @@ class WsWriter(Pump):
             return NOTHING
         if self.over:
             return 0
+        if self._outward.is_full:
+            return self._take(b"")
         try:
             if self._packets:
                 length = self.source.recv_into(self._peeked, 1, _PEEK)
@@ -164,11 +167,17 @@ class WsWriter(Pump):
             if self._outward.pending:
                 raise self._unfit("the service ended in the middle of a message")
             return 0
+        return self._take(data)
+
+    def _take(self, data: bytes) -> int:
+        """Make frames of *data*, and of what is left of the read before; return more than 0."""
+        outward = self._outward
         try:
-            self._unsent = self._outward.frames(data)
+            self._unsent = outward.frames(data)
         except FramingError as e:
             raise self._unfit(f"what the service sent is no message: {e}") from None
-        return len(data)
+        self.is_heavy = outward.is_full
+        return len(data) or 1
 
     def empty(self) -> bool:
         """See :meth:`Pump.empty`."""
@@ -257,7 +266,12 @@ class WsReader(Pump):
     def goes_on(self) -> bool:
         """Whether :meth:`fill` has something to tell that no event will announce."""
         session = self._session
-        return session.heard is not None or session.fault is not None or self._line.has_more
+        is_due = session.heard is not None or session.fault is not None
+        return is_due or self._decoder.is_full or self._line.has_more
+
+    def has_more(self) -> bool:
+        """See :meth:`Pump.has_more`."""
+        return self._decoder.is_full or super().has_more()
 
     def told(self, events: int) -> None:
         """Hear of events of the far side's socket, before :meth:`fill`."""
@@ -272,40 +286,47 @@ class WsReader(Pump):
             return 0
         if session.fault is not None and not self.deaf:
             raise Untold(session.fault.code, str(session.fault))
-        try:
-            data = self._line.recv()
-        except BlockingIOError:
-            return NOTHING
-        if not data:
-            if session.said is not None:
-                return 0
-            raise Broken("cut off", "the connection ended without a Close")
+        decoder = self._decoder
+        data = b""
+        if not decoder.is_full:
+            try:
+                data = self._line.recv()
+            except BlockingIOError:
+                return NOTHING
+            if not data:
+                if session.said is not None:
+                    return 0
+                raise Broken("cut off", "the connection ended without a Close")
         session.alive = True
-        frames = self._decoder.feed(data)
-        for at, (kind, payload) in enumerate(frames):
-            if CLOSE <= kind <= PONG:
-                self._control(kind, payload)
-                if session.heard is not None:
-                    del frames[at:]  # behind a Close nothing counts
-                    break
-        if self._decoder.error is not None:
-            session.fault = session.fault or self._decoder.error
+        frames = decoder.feed(data)
+        self.is_heavy = decoder.is_full
+        self._hear(frames)
+        if decoder.error is not None:
+            session.fault = session.fault or decoder.error
         if frames and not self.deaf:
             try:
                 self._queue.extend(self._inward.pieces(frames))
             except FramingError as e:
                 raise Untold(PROTOCOL_ERROR, str(e)) from None
-        return len(data)
+        return len(data) or 1
 
-    def _control(self, kind: int, payload: bytes) -> None:
-        if kind == PING:
-            if self._session.said is None and self._session.heard is None:
-                self._writer.pong(payload)
-        elif kind == CLOSE and self._session.heard is None:
-            try:
-                self._session.heard = parse_close(payload)
-            except WsError as e:
-                self._session.fault = e
+    def _hear(self, frames: list[Frame]) -> None:
+        """Look at the control frames among *frames*; take away what stands behind a Close, where nothing counts."""
+        session = self._session
+        asked: bytes | None = None
+        for at, (kind, payload) in enumerate(frames):
+            if kind == PING:
+                asked = payload
+            elif kind == CLOSE:
+                try:
+                    session.heard = parse_close(payload)
+                except WsError as e:
+                    session.fault = session.fault or e
+                del frames[at:]
+                break
+        # Of several the last is answered: each answer is a system call.
+        if asked is not None and session.said is None and session.heard is None:
+            self._writer.pong(asked)
 
     def empty(self) -> bool:
         """See :meth:`Pump.empty`."""

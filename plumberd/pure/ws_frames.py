@@ -52,6 +52,12 @@ TOO_BIG = 1009
 SERVICE_DIED = 1011
 TRY_LATER = 1013
 
+HEADS = 256
+"""So many frames are read in one go: one read of a connection may bring thousands of short ones."""
+
+EMPTY_FRAGMENTS = 1024
+"""So many of one message. The others are bounded by its length, and these by nothing else."""
+
 _SENDABLE = frozenset((*range(1000, 1004), *range(1007, 1015)))  # 7.4.1, and IANA's registry
 _OWN_CODES = range(3000, 5000)  # 7.4.2
 _LARGE = 4096
@@ -139,9 +145,11 @@ class FrameDecoder:
     What stands in front of a mistake comes out first; then :attr:`error` is set, and nothing more comes.
 
     :ivar error: what the peer did wrong.
+    :ivar is_full: it has stopped after :data:`HEADS` frames, and goes on with the next call, which brings no data.
     """
 
     __slots__ = (
+        "_empty",
         "_form",
         "_fragments",
         "_kind",
@@ -152,10 +160,10 @@ class FrameDecoder:
         "_opened",
         "_pieces",
         "_rest",
-        "_size",
         "_streams",
         "_text",
         "error",
+        "is_full",
     )
 
     def __init__(self, *, masked: bool, limit_bytes: int, form: Form = Form.WHOLE) -> None:
@@ -174,22 +182,28 @@ class FrameDecoder:
         self._mask = b""
         self._streams = False
         """Whether what comes of that frame goes out at once."""
-        self._pieces: list[bytes] = []
+        self._pieces = bytearray()
         self._kind = 0
         """What the message is of which fragments have come, TEXT or BINARY."""
-        self._fragments: list[bytes] = []
-        self._size = 0
+        self._fragments = bytearray()
+        self._empty = 0
+        """How many of them had no bytes."""
         self._text: codecs.IncrementalDecoder | None = None
         self.error: WsError | None = None
+        self.is_full = False
 
     @property
     def pending_bytes(self) -> int:
         """How much is kept of what has begun."""
-        return len(self._rest) + self._size + sum(map(len, self._pieces))
+        return len(self._rest) + len(self._fragments) + len(self._pieces)
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Take *data*; return the messages (or pieces) and control frames that are complete by now."""
+        """Take *data*; return the messages (or pieces) and control frames that are complete by now.
+
+        At most :data:`HEADS` at once: see :attr:`is_full`.
+        """
         found: list[Frame] = []
+        self.is_full = False
         if self.error is None:
             try:
                 self._take(data, found)
@@ -198,7 +212,6 @@ class FrameDecoder:
                 self._rest = b""
                 self._pieces.clear()
                 self._fragments.clear()
-                self._size = 0
         return found
 
     def _take(self, data: bytes, found: list[Frame]) -> None:
@@ -209,7 +222,12 @@ class FrameDecoder:
             self._rest = b""
         at, end, bit = 0, len(data), self._masked
         keeps = self._form is not Form.BYTES
+        left = HEADS
         while end - at >= 2:
+            if not left:
+                self.is_full = True
+                break
+            left -= 1
             first, length = data[at], data[at + 1]
             if length & MASKED != bit:
                 raise WsError(
@@ -273,7 +291,7 @@ class FrameDecoder:
         if (opcode == CONTINUATION) != bool(self._kind):
             what = "a message begins within another" if self._kind else "a continuation of nothing"
             raise WsError(PROTOCOL_ERROR, what)
-        if self._form is not Form.BYTES and self._size + length > self._limit:
+        if self._form is not Form.BYTES and len(self._fragments) + length > self._limit:
             raise WsError(TOO_BIG, f"a message of more than {self._limit} bytes")
 
     def _open(self, first: int, length: int, mask: bytes, data: bytes, found: list[Frame]) -> None:
@@ -296,9 +314,9 @@ class FrameDecoder:
                 piece, self._mask = apply_mask(piece, self._mask), self._mask[turn:] + self._mask[:turn]
             self._part(self._opened, piece, found, ends=not self._missing)
         else:
-            self._pieces.append(piece)
+            self._pieces += piece
             if not self._missing:
-                payload = b"".join(self._pieces)
+                payload = bytes(self._pieces)
                 self._pieces.clear()
                 self._frame(self._opened, apply_mask(payload, self._mask) if self._masked else payload, found)
         return data[taken:] if len(data) > taken else b""
@@ -316,14 +334,16 @@ class FrameDecoder:
             kind = opcode or self._kind
             if not first & FIN:
                 self._kind = kind
-                self._size += len(payload)
-                self._fragments.append(payload)
+                self._fragments += payload
+                self._empty += not payload
+                if self._empty > EMPTY_FRAGMENTS:
+                    raise WsError(TOO_BIG, f"a message with more than {EMPTY_FRAGMENTS} empty fragments")
                 return
             if self._kind:
-                self._fragments.append(payload)
-                payload = b"".join(self._fragments)
+                self._fragments += payload
+                payload = bytes(self._fragments)
                 self._fragments.clear()
-                self._kind = self._size = 0
+                self._kind = self._empty = 0
             if kind == TEXT:
                 _check_text(payload)
             found.append((kind, payload))

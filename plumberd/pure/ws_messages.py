@@ -17,6 +17,9 @@ from plumberd.pure.ws_frames import BINARY, CONTINUATION, FIN, PIECE, START, TEX
 LONG_BYTES = 65536
 """A message of a stream that is longer goes on in fragments, as it comes; up to here it is waited for."""
 
+MESSAGES = 256
+"""So many go out at once: one read of a service may bring thousands of short ones."""
+
 _LARGE = 4096
 """From here on a payload is not copied before it is joined to its head."""
 
@@ -104,7 +107,10 @@ class Inward:
 
 
 class Outward:
-    """To the WebSocket: frames, for what one read of a stream, or one packet, has brought."""
+    """To the WebSocket: frames, for what one read of a stream, or one packet, has brought.
+
+    :ivar is_full: it has stopped after :data:`MESSAGES`, and goes on with the next call, which brings no data.
+    """
 
     __slots__ = (
         "_framing",
@@ -117,7 +123,9 @@ class Outward:
         "_rest",
         "_size",
         "_text",
+        "_wanted",
         "_whole",
+        "is_full",
     )
 
     def __init__(
@@ -143,7 +151,10 @@ class Outward:
         self._text = text
         self._masks = masks
         self._size = framing.header_bytes
-        self._rest = b""
+        self._rest = bytearray()
+        self._wanted = 0
+        """How long the rest has to be for a message to be whole; before that it is not looked at again."""
+        self.is_full = False
         self._left = 0
         """How much of a message is still to come whose beginning has gone."""
         self._whole = text or masks is not None
@@ -156,11 +167,12 @@ class Outward:
         return bool(self._rest or self._left)
 
     def frames(self, data: bytes) -> bytes:
-        """Take what one read has brought; return frames.
+        """Take what one read has brought; return frames, of :data:`MESSAGES` at most: see :attr:`is_full`.
 
         :raises FramingError: it makes no message, or one that is too long. What stood in front of it is lost with it.
         """
         # The usual cases, by a shorter way: bytes, and one whole message.
+        self.is_full = False
         length = len(data)
         if self._is_plain and length <= self._limit:
             return _head(length) + data
@@ -177,16 +189,26 @@ class Outward:
             self._left -= at
             self._put(CONTINUATION if self._left else FIN | CONTINUATION, data, 0, at, out)
         elif self._rest:
-            data = self._rest + data
-        self._rest = self._cut(data, at, out)
+            self._rest += data
+            if len(self._rest) < self._wanted:
+                return b""
+            data = bytes(self._rest)
+            self._rest.clear()
+        self._rest += self._cut(data, at, out)
         return b"".join(out)
 
     def _cut(self, data: bytes, at: int, out: list[bytes | memoryview]) -> bytes:
-        """Put the messages of *data* from *at* on into *out*; return what has not come in full."""
+        """Put the messages of *data* from *at* on into *out*; return what is left for the next time."""
         size, limit, whole, end = self._size, self._limit, self._whole, len(data)
         offset = 1 if self._framing.typed else 0
         unpack = _LENGTH.unpack_from
+        left = MESSAGES
+        self._wanted = 0
         while end - at >= size:
+            if not left:
+                self.is_full = True
+                break
+            left -= 1
             (length,) = unpack(data, at + offset)
             start = at + size
             stop = start + length
@@ -194,6 +216,7 @@ class Outward:
                 raise FramingError(f"a message of {length} bytes: at most {limit} are carried")
             if stop > end:
                 if length <= LONG_BYTES or self._text or start == end:
+                    self._wanted = stop - at if start < end else 0
                     break
                 self._put(BINARY, data, start, end, out)
                 self._left = stop - end
