@@ -7,7 +7,7 @@ import socket
 import struct
 
 DEADLINE_SECONDS = 20.0
-HELLO, COOKIE, OPEN, OK, NO, DATA, END, CLOSE = (bytes((1, kind)) for kind in range(1, 9))
+HELLO, COOKIE, OPEN, OK, NO, DATA, END, CLOSE, HERE = (bytes((1, kind)) for kind in range(1, 10))
 
 
 class No(Exception):
@@ -48,6 +48,10 @@ class Peer:
     def end(self) -> None:
         """Tell that no more comes."""
         self.sock.send(END + self.session + struct.pack(">I", self.sent))
+
+    def here(self) -> None:
+        """Tell that somebody still listens."""
+        self.sock.send(HERE + self.session + struct.pack(">I", self.sent))
 
     def close(self) -> None:
         """Tell that it is over, and close the socket."""

@@ -50,6 +50,9 @@ class FakeFar(Far):
     def end(self) -> None:
         self.told.append("end")
 
+    def here(self) -> None:
+        self.told.append("here")
+
     def close(self, *, tell: bool) -> None:
         self.told.append("close" if tell else "closed")
 
@@ -225,6 +228,33 @@ class Ended(RelayTestCase):
         self.clock.advance(1)
         self.assertEqual((self.ended, self.far.told[-1]), (["idle for 60 seconds"], "close"))
         self.assertEqual([program.recv(9), program.recv(9)], [b"y", b""])
+
+    def test_where_the_far_side_alone_counts_what_the_program_sends_does_not_keep_it(self) -> None:
+        self.far.alone_counts = True
+        program = self.relay()
+        for _ in range(3):
+            self.clock.advance(IDLE / 4)
+            program.send(b"x")
+            self.turn()
+        self.made.is_here()
+        self.clock.advance(IDLE - 1)
+        program.send(b"x")
+        self.turn()
+        self.assertEqual(self.ended, [])
+        self.clock.advance(1)
+        self.assertEqual(self.ended, ["idle for 60 seconds"])
+
+    def test_who_listens_alone_says_so_now_and_then(self) -> None:
+        program = self.relay()
+        for _ in range(8):
+            self.clock.advance(IDLE / 8)
+            self.made.received([b"x"])
+        self.assertEqual(self.far.told, ["start", "here", "here"])
+        program.send(b"x")
+        self.turn()
+        self.clock.advance(IDLE / 4)
+        self.made.received([b"x"])
+        self.assertEqual(self.far.told, ["start", "here", "here"])
 
     @each((errno.ECONNREFUSED, "refused by right: nobody listens there"), (errno.EPERM, "broken: Operation not"))
     def test_a_far_side_that_takes_no_more(self, code: int, ending: str) -> None:

@@ -15,6 +15,7 @@ from plumberd.pure.datagrams import (
     DATA,
     END,
     HEADER_BYTES,
+    HERE,
     NO,
     NO_BYTES,
     OK,
@@ -195,6 +196,22 @@ class Sessions(SynchronousTestCase):
         for datagram in (stranger.data(b"x"), stranger.end(), stranger.close(), b"", IDENT):
             self.assertIsNone(session.receive(datagram))
         self.assertEqual(session.counts, Counts())
+
+    def test_it_says_that_somebody_is_here_and_counts_what_is_missing_there(self) -> None:
+        caller, called = Session(IDENT), Session(IDENT)
+        caller.data(b"lost on its way")
+        self.assertEqual(called.receive(caller.here()), (HERE, b""))
+        self.assertEqual(called.counts.lost, 1)
+
+    @each(
+        ("whole", Session(IDENT).data(b"x"), True),
+        ("what_icmp_has_to_quote_of_ipv4_is_too_little", b"", False),
+        ("its_name_is_enough", Session(IDENT).data(b"x")[:10], True),
+        ("another_s", Session(b"another!").data(b"x"), False),
+        ("of_another_version", b"\2" + Session(IDENT).data(b"x")[1:], False),
+    )
+    def test_what_was_quoted_is_known_again(self, _: str, datagram: bytes, known: bool) -> None:
+        self.assertIs(Session(IDENT).is_quoted(datagram), known)
 
     def test_an_end_has_nothing_behind_it(self) -> None:
         session = Session(IDENT)

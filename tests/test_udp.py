@@ -10,10 +10,22 @@ import sys
 from unittest import mock
 
 from plumberd.effects import udp
-from plumberd.effects.udp import DATAGRAM_BYTES, SEGMENTS, Sender, check_one, limit_of, limit_to, new_socket
+from plumberd.effects.udp import (
+    DATAGRAM_BYTES,
+    SEGMENTS,
+    IcmpError,
+    Sender,
+    check_one,
+    hear_errors,
+    limit_of,
+    limit_to,
+    new_socket,
+    read_error,
+    send_buffer,
+)
 from plumberd.pure.refusals import Refusal, Refused
 from tests.children import needs_root
-from tests.support import CleanTestCase
+from tests.support import CleanTestCase, until
 from tests.tables import each
 
 
@@ -79,6 +91,35 @@ class One(UdpTestCase):
     def test_an_interface_s_own_broadcast_address_the_kernel_refuses(self) -> None:
         with new_socket(socket.AF_INET) as sock, self.assertRaises(PermissionError):
             sock.connect(("127.255.255.255", 9))
+
+
+class Errors(UdpTestCase):
+    @each(("127.0.0.1",), ("::1",))
+    async def test_what_icmp_tells_comes_with_the_datagram_that_it_is_about(self, host: str) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock, gone = self.owned(new_socket(family)), socket.socket(family, socket.SOCK_DGRAM)
+        hear_errors(sock)
+        gone.bind((host, 0))
+        address = gone.getsockname()
+        gone.close()
+        sock.sendto(b"is there anybody", address)
+        found: list[IcmpError] = []
+
+        def look() -> bool:
+            told = read_error(sock)
+            found.extend([told] if told is not None else [])
+            return bool(found)
+
+        await until(look)
+        (told,) = found
+        self.assertEqual((told.code, told.address[:2]), (errno.ECONNREFUSED, address[:2]))
+        self.assertEqual(told.datagram, b"is there anybody")
+        self.assertIsNone(read_error(sock))
+
+    def test_as_much_may_wait_to_be_sent_as_the_kernel_lets_us(self) -> None:
+        sock = self.owned(new_socket(socket.AF_INET))
+        before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        self.assertGreaterEqual(send_buffer(sock, 4 << 20), before)
 
 
 class Sent(UdpTestCase):

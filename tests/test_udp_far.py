@@ -147,6 +147,39 @@ class OfASession(FarTestCase):
         self.assertEqual(await in_thread(self.program.recv, 100), b"")
         self.assertEqual((await self.end(), self.relay.counts), ("closed; 2 lost", Counts(received=1, lost=2)))
 
+    async def test_that_nobody_listens_is_believed_to_who_quotes_the_session(self) -> None:
+        self.server.close()
+        self.program.send(b"x")
+        self.assertEqual(await self.end(), "refused by right: nobody listens there")
+
+    @needs_root
+    async def test_and_not_to_who_has_guessed_the_port(self) -> None:
+        here, there = self.server.getpeername(), self.server.getsockname()
+        raw = self.owned(socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
+        for payload in (b"", b"\1\6another!" + bytes(4)):
+            raw.sendto(unreachable(here, there, payload), (here[0], 0))
+            self.server.send(self.peer.datagram(b"behind it", 0))
+            self.assertEqual(await in_thread(self.program.recv, 100), b"behind it")
+            self.program.send(b"still")
+            self.assertEqual(await in_thread(self.peer.receive), b"still")
+        self.assertEqual(self.ended, [])
+        raw.sendto(unreachable(here, there, b"\1\6" + IDENT + bytes(4)), (here[0], 0))
+        self.assertIn("nobody listens there", await self.end())
+
+
+def unreachable(here: tuple[str, int], there: tuple[str, int], payload: bytes) -> bytes:
+    """Return ICMP's word that nobody takes a datagram that was sent from *here*, as anybody can make it up."""
+
+    def summed(data: bytes) -> bytes:
+        total = sum(struct.unpack(f">{len(data) // 2}H", data))
+        return struct.pack(">H", ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF)
+
+    udp = struct.pack(">HHHH", here[1], there[1], 8 + len(payload), 0) + payload
+    addresses = socket.inet_aton(here[0]) + socket.inet_aton(there[0])
+    ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0x4000, 64, 17, 0) + addresses
+    icmp = b"\3\3\0\0" + bytes(4) + ip[:10] + summed(ip) + ip[12:] + udp
+    return icmp[:2] + summed(icmp) + icmp[4:]
+
 
 NARROW = """
 import os, socket, subprocess, sys, time

@@ -9,6 +9,8 @@ import os
 import random
 import socket
 import struct
+import threading
+import time
 from typing import Any
 
 from plumberd.pure.datagram_door import COOKIE_SECONDS, Door
@@ -143,6 +145,83 @@ class Carried(UdpdTestCase):
             return got
 
         self.assertTrue(await in_thread(talk) == data)
+
+
+class Gone(UdpdTestCase):
+    """A service that sends and sends, to a caller who may not be there."""
+
+    PUSHED = 0.01
+
+    def pushing(self, **settings: Any) -> PlumberdService:
+        """Start a broker whose service does nothing else."""
+        far = self.far("allow in pong udp:any", **settings)
+        server = self.owned(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        server.bind(os.path.join(far.settings.rundir, "pong"))
+        server.listen()
+
+        def push() -> None:
+            sock, _ = server.accept()
+            with sock, contextlib.suppress(OSError):
+                while True:
+                    sock.send(b"news")
+                    time.sleep(self.PUSHED)
+
+        thread = threading.Thread(target=push)
+        thread.start()
+        self.addCleanup(in_thread, thread.join)
+        return far
+
+    async def test_one_whose_socket_is_gone_has_no_session_any_more(self) -> None:
+        far = self.pushing()
+        peer = await self.call(far)
+        self.assertEqual(await in_thread(peer.receive), b"news")
+        peer.sock.close()
+        await self.wait_until_idle(far)
+        self.assertIn("the caller is gone: nobody listens there", self.outcomes[-1].reason)
+
+    async def test_one_who_says_nothing_for_too_long_is_given_up(self) -> None:
+        far = self.pushing(limits=Limits(datagram_idle_seconds=0.3))
+        peer = await self.call(far)
+        before = real_reactor.seconds()
+        while await in_thread(peer.receive) is not None:
+            self.assertLess(real_reactor.seconds() - before, 10)
+        await self.wait_until_idle(far)
+        self.assertIn("idle for 0.3 seconds", self.outcomes[-1].reason)
+
+    async def test_one_who_says_to_be_here_is_not(self) -> None:
+        far = self.pushing(limits=Limits(datagram_idle_seconds=0.5))
+        peer = await self.call(far)
+        before = real_reactor.seconds()
+        while real_reactor.seconds() - before < 1.5:
+            peer.here()
+            self.assertEqual(await in_thread(peer.receive), b"news")
+        peer.close()
+        await self.wait_until_idle(far)
+
+    async def test_a_near_broker_says_it_for_a_client_that_listens_alone(self) -> None:
+        limits = Limits(datagram_idle_seconds=0.5)
+        far, near = self.pushing(limits=limits), self.run_broker(limits=limits)
+        _, sock = await self.look_up(near, self.uri(far))
+        before = real_reactor.seconds()
+        while real_reactor.seconds() - before < 1.5:
+            self.assertEqual(await in_thread(sock.recv, 100), b"news")
+        sock.close()
+        await self.wait_until_idle(near)
+        await self.wait_until_idle(far)
+
+    async def test_data_that_waits_leaves_room_for_handshakes(self) -> None:
+        far = self.far("allow in pong udp:any")
+        self.serve(far.settings.rundir, "pong")
+        peer, listening = await self.call(far), self.listening(far)
+        at_most, listening._data_bytes = listening._data_bytes, 0  # as if it was full
+        peer.send(b"hello")
+        await until(lambda: listening._waiting)
+        another = await self.call(far)
+        listening._data_bytes = at_most
+        self.assertEqual(await in_thread(peer.receive), b"hello")
+        for one in (peer, another):
+            one.close()
+        await self.wait_until_idle(far)
 
 
 class LetIn(UdpdTestCase):

@@ -6,7 +6,8 @@ What holds:
   is not sent, and counted; so is what a program was too slow to read.
 - A program that sends faster than the network takes is slowed.
 - A program that sends no more can still receive; when it has closed, it is over.
-- Where nothing went either way for the idle time, it is over.
+- Where nothing went either way for the idle time, it is over. A service that goes on sending does not keep
+  the session of a caller who is gone: on the called side only what comes from the caller counts.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ BATCH = 64
 A_TURN = 4
 """Batches before other connections have theirs."""
 
+_HERE_PARTS = 3
+"""Who receives, and has sent nothing for such a part of the idle time, says that it is here: two may be lost."""
+
 DRAIN_SECONDS = 30.0
 """How long what the far side sent before its end waits for a program that does not read."""
 
@@ -37,7 +41,10 @@ class Far(ABC):
     """The datagrams' side. The relay closes it.
 
     :ivar counts: what became of the messages.
+    :cvar alone_counts: what the program sends does not keep the relay: the far side has to be heard of.
     """
+
+    alone_counts = False
 
     def __init__(self) -> None:
         self.counts = Counts()
@@ -64,6 +71,9 @@ class Far(ABC):
 
     def end(self) -> None:  # noqa: B027 - a hook: without a session nobody is told
         """The program sends no more."""
+
+    def here(self) -> None:  # noqa: B027 - a hook: without a session nobody wants to know
+        """The program sends nothing, and still listens."""
 
     @abstractmethod
     def close(self, *, tell: bool) -> None:
@@ -107,7 +117,7 @@ class DatagramRelay:
         self._told_end = False
         self._far_ended = False
         self._closing = ""
-        self._active = clock.seconds()
+        self._active = self._said = clock.seconds()
         self._timer: IDelayedCall | None = None
         self.up = self.down = 0
         self.ending = ""
@@ -144,7 +154,10 @@ class DatagramRelay:
         """These have come, in this order."""
         if self._closing or self._far_ended or self._done is None:
             return
-        self._active = self._clock.seconds()
+        self.is_here()
+        if self._active - self._said >= self._idle_seconds / _HERE_PARTS:
+            self._said = self._active
+            self.far.here()
         self.down += sum(map(len, messages))
         try:
             self._near.write(messages)
@@ -154,6 +167,10 @@ class DatagramRelay:
         if self._near.holds and not self._waits_for_room:
             self._waits_for_room = True
             self._poll.tell_room(self._near.sock.fileno(), wanted=True)
+
+    def is_here(self) -> None:
+        """Somebody is still there."""
+        self._active = self._clock.seconds()
 
     def resume(self) -> None:
         """There is room for more."""
@@ -227,7 +244,9 @@ class DatagramRelay:
                     if not self._pending:
                         break
                     is_empty = self._near.was_emptied
-                    self._active = self._clock.seconds()
+                    self._said = self._clock.seconds()
+                    if not self.far.alone_counts:
+                        self._active = self._said
                 done = self.far.send(self._pending)
                 self.up += sum(map(len, self._pending[:done]))
                 if done < len(self._pending):

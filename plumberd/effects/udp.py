@@ -10,6 +10,7 @@ import errno
 import ipaddress
 import socket
 import struct
+from dataclasses import dataclass
 
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import IPAddress
@@ -17,7 +18,11 @@ from plumberd.pure.uri import IPAddress
 _IP_MTU_DISCOVER, _IP_MTU, _IP_PMTUDISC_DO = 10, 14, 2  # ip(7)
 _IPV6_MTU_DISCOVER, _IPV6_MTU = 23, 24  # ipv6(7)
 _UDP_SEGMENT = 103  # udp(7), Linux 4.18
-_SO_RCVBUFFORCE = 33
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_IP_RECVERR, _IPV6_RECVERR = 11, 25
+_EXTENDED_ERROR = struct.Struct("IBBBxII")  # struct sock_extended_err, ip(7)
+_QUOTED_BYTES = 64
+_ERROR_ANCILLARY_BYTES = 256
 
 RECEIVE_BUFFER_BYTES = 1 << 20
 """Of a connected socket, as far as the kernel lets us: what comes while others have their turn."""
@@ -58,6 +63,59 @@ def prepare(sock: socket.socket, receive_buffer_bytes: int) -> None:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer_bytes)
     except OSError:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+
+
+def send_buffer(sock: socket.socket, wanted_bytes: int) -> int:
+    """Let so much wait in *sock* to be sent, as far as the kernel lets us; return how much it is, in its counting."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, wanted_bytes)
+    except OSError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, wanted_bytes)
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+
+
+GONE = (errno.ECONNREFUSED, errno.EHOSTUNREACH)
+"""What ICMP says of a datagram that nobody takes: no such port, no such machine."""
+
+SOFT = (*GONE, errno.ENETUNREACH, errno.EPROTO, errno.ENOPROTOOPT, errno.EACCES, errno.EOPNOTSUPP)
+"""What a call may raise because of an earlier datagram, to wherever, once; it has nothing to do with its own."""
+
+
+@dataclass(frozen=True)
+class IcmpError:
+    """What came back of a datagram.
+
+    :ivar code: the kernel's.
+    :ivar address: where the datagram was sent to.
+    :ivar datagram: the beginning of it, as far as it was quoted.
+    """
+
+    code: int
+    address: tuple[object, ...]
+    datagram: bytes
+
+
+def hear_errors(sock: socket.socket) -> None:
+    """Let :func:`read_error` return what ICMP tells, with the datagram that it is about.
+
+    They have to be read: they take the room of what is received.
+    """
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+
+
+def read_error(sock: socket.socket) -> IcmpError | None:
+    """Return the next one; ``None`` where there is no more."""
+    try:
+        quoted, ancillary, _, address = sock.recvmsg(_QUOTED_BYTES, _ERROR_ANCILLARY_BYTES, socket.MSG_ERRQUEUE)
+    except OSError:
+        return None
+    for level, kind, data in ancillary:
+        if (level, kind) in ((socket.IPPROTO_IP, _IP_RECVERR), (socket.IPPROTO_IPV6, _IPV6_RECVERR)):
+            return IcmpError(_EXTENDED_ERROR.unpack_from(data)[0], address, quoted)
+    return IcmpError(0, address, quoted)
 
 
 def limit_of(sock: socket.socket) -> int:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 
 from plumberd.effects.datagram_relay import BATCH, Far
-from plumberd.effects.poll import OUT, Poll
-from plumberd.effects.udp import DATAGRAM_BYTES, Sender, limit_of
+from plumberd.effects.poll import ERR, OUT, Poll
+from plumberd.effects.udp import DATAGRAM_BYTES, GONE, SOFT, Sender, hear_errors, limit_of, read_error
 from plumberd.pure.datagrams import CLOSE, DATA, END, HEADER_BYTES, Session
 
 _ROUNDS = 4
 """Batches that are read before others have their turn."""
 
 
+_ERRORS = 64
+"""What ICMP has told is read so many at a time."""
+
+
 class UdpFar(Far):
-    """Owns *sock* until it is closed. The kernel lets in only what comes from where it is connected."""
+    """Owns *sock* until it is closed. The kernel lets in only what comes from where it is connected.
+
+    Whom ICMP says to be gone is gone, where there is no session. With one it has to quote it: anybody
+    can send ICMP, and the port of a connection is quickly guessed.
+    """
 
     def __init__(self, poll: Poll, sock: socket.socket, session: Session | None = None) -> None:
         super().__init__()
@@ -26,9 +35,10 @@ class UdpFar(Far):
         self._header_bytes = HEADER_BYTES if session is not None else 0
         self._limit = limit_of(sock) - self._header_bytes
         self._again = False
-        self._blocked = False
+        self._blocked = self._failed = False
         if session is not None:
             self.counts = session.counts
+            hear_errors(sock)
 
     @property
     def limit_bytes(self) -> int:
@@ -73,13 +83,15 @@ class UdpFar(Far):
         sent = 0
         try:
             sent = self._sender.send(datagrams)
+            self._failed = False
             self._blocked = self._sender.blocked
         except OSError as e:
             self._limit = limit_of(self._sock) - self._header_bytes
             if e.errno != errno.EMSGSIZE:
-                if session is not None:
-                    session.unsent(len(datagrams))
-                raise
+                if session is None:
+                    raise
+                session.unsent(len(datagrams))
+                return self._pass_over(e)
             assert self.relay is not None
             self.relay.too_large(len(messages[0]), min(self._limit, len(messages[0]) - 1))
             if session is not None:
@@ -90,6 +102,42 @@ class UdpFar(Far):
         else:
             session.unsent(len(datagrams) - sent)
         return sent
+
+    def _pass_over(self, error: OSError) -> int:
+        """Go on where a session's datagram was not sent because of an earlier one; return how many are done with.
+
+        :raises OSError: there is no way any more.
+        """
+        assert self._session is not None
+        gone = self._why_gone()
+        if gone is not None:
+            raise gone
+        failed, self._failed = self._failed, not self._failed
+        if not failed:
+            return 0  # once more
+        if error.errno not in SOFT:
+            raise error
+        self.counts.dropped += 1
+        return 1
+
+    def _why_gone(self) -> OSError | None:
+        """Read what ICMP has told; return the error that quotes the session, where the far side is not there."""
+        session, gone = self._session, None
+        assert session is not None
+        for _ in range(_ERRORS):
+            told = read_error(self._sock)
+            if told is None:
+                break
+            if told.code == errno.EMSGSIZE:
+                self._limit = limit_of(self._sock) - self._header_bytes
+            elif told.code in GONE and session.is_quoted(told.datagram):
+                gone = OSError(told.code, os.strerror(told.code))
+        return gone
+
+    def here(self) -> None:
+        """See :meth:`Far.here`."""
+        if self._session is not None:
+            self._tell(self._session.here())
 
     def read_on(self) -> None:
         """See :meth:`Far.read_on`."""
@@ -123,6 +171,10 @@ class UdpFar(Far):
             self.relay.resume()
         if events & ~OUT and self._sock.fileno() >= 0:
             self._read()
+        if events & ERR and self._session is not None and self._sock.fileno() >= 0:
+            gone = self._why_gone()
+            if gone is not None:
+                self._give_up(gone)
 
     def _read_again(self) -> None:
         self._again = False
@@ -187,11 +239,16 @@ class UdpFar(Far):
 
     def _survives(self, error: OSError) -> bool:
         """Take what ICMP has told; tell whether the far side is still there."""
-        relay = self.relay
-        assert relay is not None
         if error.errno == errno.EMSGSIZE:
             self._limit = limit_of(self._sock) - self._header_bytes
             return True
-        how = "nobody listens there" if error.errno == errno.ECONNREFUSED else f"{error.strerror}"
-        relay.far_closed(f"refused by right: {how}")
+        gone = error if self._session is None else self._why_gone()
+        if gone is None:
+            return True
+        self._give_up(gone)
         return False
+
+    def _give_up(self, error: OSError) -> None:
+        assert self.relay is not None
+        how = "nobody listens there" if error.errno == errno.ECONNREFUSED else f"{error.strerror}"
+        self.relay.far_closed(f"refused by right: {how}")

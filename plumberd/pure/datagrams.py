@@ -18,8 +18,8 @@ from plumberd.pure.refusals import Refusal, printable
 
 VERSION = 1
 
-HELLO, COOKIE, OPEN, OK, NO, DATA, END, CLOSE = range(1, 9)
-"""The types. A caller sends HELLO and OPEN, the called COOKIE, OK and NO, both DATA, END and CLOSE."""
+HELLO, COOKIE, OPEN, OK, NO, DATA, END, CLOSE, HERE = range(1, 10)
+"""The types. A caller sends HELLO, OPEN and HERE, the called COOKIE, OK and NO, both DATA, END and CLOSE."""
 
 PADDED_BYTES = 128
 """A hello and an open are at least that long, zeros behind the name; nothing that answers them is longer."""
@@ -85,7 +85,7 @@ def close_unknown(datagram: bytes) -> bytes | None:
 
     It is never longer than what it answers, and is not itself answered.
     """
-    if len(datagram) < HEADER_BYTES or datagram[0] != VERSION or datagram[1] not in (DATA, END):
+    if len(datagram) < HEADER_BYTES or datagram[0] != VERSION or datagram[1] not in (DATA, END, HERE):
         return None
     return _HEADER.pack(VERSION, CLOSE, session_of(datagram), 0)
 
@@ -97,7 +97,7 @@ def session_of(datagram: bytes) -> bytes:
 
 def is_of_session(datagram: bytes) -> bool:
     """Tell whether it belongs to a session at all."""
-    return len(datagram) >= HEADER_BYTES and datagram[0] == VERSION and datagram[1] in (DATA, END, CLOSE)
+    return len(datagram) >= HEADER_BYTES and datagram[0] == VERSION and datagram[1] in (DATA, END, CLOSE, HERE)
 
 
 def parse_request(datagram: bytes) -> Request | None:
@@ -225,8 +225,16 @@ class Session:
         """Return what tells that the session is over."""
         return _HEADER.pack(VERSION, CLOSE, self.ident, self._next)
 
+    def here(self) -> bytes:
+        """Return what tells that somebody still listens."""
+        return _HEADER.pack(VERSION, HERE, self.ident, self._next)
+
+    def is_quoted(self, datagram: bytes) -> bool:
+        """Tell whether *datagram*, of which the end may be missing, was one of this session."""
+        return datagram[:1] == bytes((VERSION,)) and session_of(datagram) == self.ident
+
     def receive(self, datagram: bytes) -> tuple[int, bytes] | None:
-        """Take a datagram; return its type, :data:`DATA`, :data:`END` or :data:`CLOSE`, and the message.
+        """Take a datagram; return its type, :data:`DATA`, :data:`END`, :data:`CLOSE` or :data:`HERE`, and the message.
 
         ``None`` where it is none of this session.
         """
@@ -238,7 +246,7 @@ class Session:
         if kind == DATA:
             self._count(sequence)
             return DATA, datagram[HEADER_BYTES:]
-        if kind in (END, CLOSE) and len(datagram) == HEADER_BYTES:
+        if kind in (END, CLOSE, HERE) and len(datagram) == HEADER_BYTES:
             self._reach(sequence)
             return kind, b""
         return None

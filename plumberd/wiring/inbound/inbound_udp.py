@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import secrets
 import socket
 from typing import Protocol
 
 from plumberd.effects.datagram_relay import DatagramRelay, Far
 from plumberd.effects.messages import MessageEnd
-from plumberd.effects.udp import Sender, limit_to
+from plumberd.effects.udp import IcmpError, Sender, limit_to
 from plumberd.pure import datagrams
-from plumberd.pure.datagrams import CLOSE, DATA, END, HEADER_BYTES, SESSION_BYTES, Session
+from plumberd.pure.datagrams import CLOSE, DATA, END, HEADER_BYTES, HERE, SESSION_BYTES, Session
 from plumberd.pure.proxy_header import End
 from plumberd.pure.refusals import Refusal
 from plumberd.pure.shape import Shape, SocketType
@@ -29,6 +31,9 @@ class Shared(Protocol):
 
     def reply(self, source: Source, datagram: bytes) -> None:
         """Send one, if there is room; else it is lost."""
+
+    def has_room(self) -> bool:
+        """Tell whether data may be sent: handshakes always find some."""
 
     def wait(self, far: SessionFar) -> None:
         """Tell *far* when there is room again."""
@@ -84,6 +89,12 @@ class UdpInbound(Inbound):
         """Keep a datagram of its session, until :meth:`give`."""
         assert self._far is not None
         self._far.take(datagram)
+
+    def is_gone(self, told: IcmpError) -> None:
+        """Its machine, or its socket, does not exist any more; what was sent there has come back."""
+        if self._far is not None and self._far.relay is not None:
+            how = "nobody listens there" if told.code == errno.ECONNREFUSED else os.strerror(told.code)
+            self._far.relay.far_closed(f"the caller is gone: {how}")
 
     def give(self) -> None:
         """Pass on what was taken."""
@@ -157,6 +168,8 @@ class UdpInbound(Inbound):
 class SessionFar(Far):
     """A relay's far side on the socket that all callers share."""
 
+    alone_counts = True
+
     def __init__(self, shared: Shared, caller: UdpInbound, session: Session) -> None:
         super().__init__()
         self._shared = shared
@@ -197,7 +210,9 @@ class SessionFar(Far):
             if messages:
                 relay.received(messages)
                 messages = []
-            if kind == END:
+            if kind == HERE:
+                relay.is_here()
+            elif kind == END:
                 relay.far_ended()
             elif kind == CLOSE:
                 relay.far_closed("closed")
@@ -209,8 +224,11 @@ class SessionFar(Far):
         """See :meth:`Far.send`."""
         relay, session = self.relay, self._session
         assert relay is not None
-        done = 0
+        done, has_failed = 0, False
         while done < len(messages):
+            if not self._shared.has_room():
+                self._shared.wait(self)
+                break
             left = messages[done:] if done else messages
             fitting = next((at for at, one in enumerate(left) if len(one) > self._limit), len(left))
             if not fitting:
@@ -220,13 +238,19 @@ class SessionFar(Far):
             outgoing = [session.data(message) for message in left[:fitting]]
             try:
                 sent = self._sender.send(outgoing)
-            except OSError:
-                # The path has become narrower, or has gone: the one message is lost, as on its way.
+            except OSError as e:
                 session.unsent(fitting)
-                self._limit = self._path_limit()
+                if e.errno != errno.EMSGSIZE:
+                    # An earlier datagram's, of whomever, and once; or there is no way: this one is lost.
+                    self.counts.dropped += has_failed
+                    done += has_failed
+                    has_failed = not has_failed
+                    continue
+                self._limit = self._path_limit()  # the path has become narrower
                 relay.too_large(len(left[0]), min(self._limit, len(left[0])))
                 done += 1
                 continue
+            has_failed = False
             session.unsent(fitting - sent)
             done += sent
             if self._sender.blocked:

@@ -6,7 +6,6 @@ longer. A flood has its turns, as everything here.
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import secrets
 import socket
@@ -15,8 +14,9 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
-from plumberd.effects.poll import OUT
-from plumberd.effects.udp import DATAGRAM_BYTES, Sender, prepare
+from plumberd.effects import kernel
+from plumberd.effects.poll import ERR, OUT
+from plumberd.effects.udp import DATAGRAM_BYTES, GONE, SOFT, Sender, hear_errors, prepare, read_error, send_buffer
 from plumberd.pure import datagrams
 from plumberd.pure.address import unmapped
 from plumberd.pure.datagram_door import KEY_BYTES, Door, Opening
@@ -29,6 +29,12 @@ from plumberd.wiring.inbound.listening import parse_datagram_description
 
 RECEIVE_BUFFER_BYTES = 4 << 20
 """For all callers together, as far as the kernel lets us."""
+
+SEND_BUFFER_BYTES = 4 << 20
+"""Likewise. What waits for a neighbour that does not answer stays in it for seconds: 200 KiB for each."""
+
+_DATA_PARTS = 0.75
+"""Of the send buffer: beyond that no data goes into it, so that handshakes find room. OUT comes at a half."""
 
 A_TURN = 128
 """Datagrams before others have their turn: about a millisecond."""
@@ -51,8 +57,8 @@ class UdpListening:
         self._core = callers.core
         self._sessions: dict[bytes, UdpInbound] = {}
         self._openings: dict[tuple[tuple[object, ...], bytes], UdpInbound] = {}
-        self._waiting: list[SessionFar] = []
-        self._again = False
+        self._waiting: dict[SessionFar, None] = {}
+        self._again = self._has_errors = False
         self._stopping = False
         host, port = parse_datagram_description(description)
         address = ipaddress.ip_address(host)
@@ -60,6 +66,8 @@ class UdpListening:
         self._sock = sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
             prepare(sock, RECEIVE_BUFFER_BYTES)
+            hear_errors(sock)
+            self._data_bytes = int(_DATA_PARTS * send_buffer(sock, SEND_BUFFER_BYTES))
             self._has_several = address.is_unspecified
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -123,15 +131,21 @@ class UdpListening:
 
     def reply(self, source: Source, datagram: bytes) -> None:
         """Send one, if there is room; else it is lost."""
-        with contextlib.suppress(OSError):
-            if source.control:
+        for _ in range(2):
+            try:
                 self._sock.sendmsg([datagram], source.control, 0, source.address)
-            else:
-                self._sock.sendto(datagram, source.address)
+                return
+            except OSError as e:
+                if e.errno not in SOFT:  # an earlier datagram's: it is told once
+                    return
+
+    def has_room(self) -> bool:
+        """See :meth:`plumberd.wiring.inbound.inbound_udp.Shared.has_room`."""
+        return kernel.unsent_bytes(self._sock.fileno()) < self._data_bytes
 
     def wait(self, far: SessionFar) -> None:
         """Tell *far* when there is room again."""
-        self._waiting.append(far)
+        self._waiting[far] = None
         self._core.poll.tell_room(self._sock.fileno(), wanted=True)
 
     def enter(self, session: bytes, caller: UdpInbound) -> None:
@@ -152,10 +166,11 @@ class UdpListening:
 
     def _ready(self, events: int) -> None:
         if events & OUT and self._waiting:
-            waiting, self._waiting = self._waiting, []
+            waiting, self._waiting = self._waiting, {}
             self._core.poll.tell_room(self._sock.fileno(), wanted=False)
             for far in waiting:
                 far.resume()
+        self._has_errors = self._has_errors or bool(events & ERR)
         if events & ~OUT and not self.is_closed:
             self._read()
 
@@ -169,7 +184,9 @@ class UdpListening:
         is_empty = self._read_several(touched) if self._has_several else self._read_one(touched)
         for caller in touched:
             caller.give()
-        if not is_empty and not self._again and not self.is_closed:
+        if self._has_errors and not self.is_closed:
+            self._has_errors = self._read_errors()
+        if (self._has_errors or not is_empty) and not self._again and not self.is_closed:
             self._again = True
             self._core.poll.again(self._read_again)
 
@@ -209,6 +226,23 @@ class UdpListening:
             if control is not None:
                 self._take(datagram, Source(address, control))
         return False
+
+    def _read_errors(self) -> bool:
+        """Take a turn's of what ICMP has told; tell whether there may be more.
+
+        A session is believed to have lost its caller only where that was one of its own datagrams, to its own
+        caller: who is not on the way does not know the session.
+        """
+        for _ in range(A_TURN):
+            told = read_error(self._sock)
+            if told is None:
+                return False
+            caller = self._sessions.get(datagrams.session_of(told.datagram)) if told.code in GONE else None
+            if caller is not None and caller.source.address[:2] == told.address[:2]:
+                caller.is_gone(told)
+                if self.is_closed:
+                    return False
+        return True
 
     def _take(self, datagram: bytes, source: Source) -> None:
         """Take what is of no session from there."""
