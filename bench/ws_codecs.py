@@ -36,7 +36,10 @@ def ours() -> Echo:
 
     def echo(data: bytes) -> bytes:
         out = []
-        for kind, payload in decoder.feed(data):
+        found = decoder.feed(data)
+        while decoder.is_full:
+            found += decoder.feed(b"")
+        for kind, payload in found:
             if kind == START:
                 out.append(head(FIN | BINARY, int.from_bytes(payload, "big")))
             elif kind == PIECE:

@@ -472,6 +472,20 @@ class Browsers(WebTestCase):
             self.assertNotIn("access-control-allow-origin", found[1])
         await self.wait_until_idle(broker)
 
+    async def test_what_a_page_of_another_site_embeds_is_403_before_anything(self) -> None:
+        broker = self.listen(ANYBODY, web=web(tokens=TOKENS, page=True))
+        self.serve(broker.settings.rundir, "pong")
+        port = self.tcpd_port(broker)
+        for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)):
+            for target in ("/-/services", "/-/services/pong", "/-/services/nobody"):
+                head = f"GET {target}\r\nSec-Fetch-Site: {site}\r\nSec-Fetch-Mode: no-cors\r\n"
+                found = await in_thread(http, port, head)
+                self.assertEqual(found[0], status, (site, target))
+        # A link to the page may stand anywhere.
+        head = "GET /-/\r\nSec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\n"
+        self.assertEqual((await in_thread(http, port, head))[0], 200)
+        await self.wait_until_idle(broker)
+
     async def test_its_own_page_and_a_configured_one_may(self) -> None:
         broker = self.listen(ANYBODY, web=web(origins=("https://app.example.com",)))
         self.serve(broker.settings.rundir, "pong")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 from typing import Any
 
 from plumberd.pure.policy.route import Routes, parse_route
+from plumberd.wiring.inbound.inbound import REFUSAL_SECONDS
 from plumberd.wiring.service import PlumberdService
 from tests.running import leading
-from tests.support import in_thread
+from tests.support import DEADLINE_SECONDS, in_thread
 from tests.tables import each
 from tests.test_inbound_web import TOKEN, TOKENS, WebTestCase
 from tests.web_clients import http, web
@@ -46,6 +49,7 @@ class Files(PagesTestCase):
             self.assertEqual((status, headers["content-type"].partition(";")[0]), (200, kind))
             policy = headers["content-security-policy"]
             self.assertIn("default-src 'none'", policy)
+            self.assertEqual(headers["cross-origin-resource-policy"], "same-origin")
             self.assertNotIn("unsafe", policy)
         off = self.listen()
         for target in ("", "page.js", "page.css", "services", "nothing", "../setup.cfg", "%2e%2e/x", "plumb.js/x"):
@@ -88,6 +92,25 @@ class Services(PagesTestCase):
         broker = self.paged()
         closed, nobody = [await self.json(broker, f"/-/services/{name}") for name in ("closed", "nobody")]
         self.assertEqual(closed["reason"], nobody["reason"])
+
+    @each(("/-/services",), ("/-/services/open",), ("/-/services/nobody",))
+    async def test_it_takes_the_same_time_whatever_the_answer(self, target: str) -> None:
+        broker = self.paged()
+        began = time.monotonic()
+        _, headers, _ = await self.get(broker, target)
+        self.assertGreaterEqual(time.monotonic() - began, REFUSAL_SECONDS)
+        self.assertEqual(headers["cross-origin-resource-policy"], "same-origin")
+        await self.wait_until_idle(broker)
+
+    async def test_who_hangs_up_before_it_leaves_nothing(self) -> None:
+        broker = self.paged()
+
+        def work() -> None:
+            with socket.create_connection(("127.0.0.1", self.tcpd_port(broker)), DEADLINE_SECONDS) as sock:
+                sock.sendall(b"GET /-/services/open HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+        await in_thread(work)
+        await self.wait_until_idle(broker)
 
     async def test_a_head_is_the_same_without_its_body(self) -> None:
         broker = self.paged()

@@ -13,6 +13,7 @@ from plumberd.pure.web_safety import (
     WebSettings,
     check_host,
     check_origin,
+    check_site,
     parse_origin,
     parse_place,
     parse_proxy,
@@ -110,6 +111,19 @@ class Origins(SynchronousTestCase):
         self.assertFalse(check_origin(asking(host="localhost"), place, held, encrypted=False))
         twice = HttpRequest("GET", "/", (("origin", "http://localhost"), ("origin", "http://localhost")))
         self.assertRaises(HttpError, check_origin, twice, place, held, encrypted=False)
+
+    @each(
+        ("none at all", {}, False), ("same-origin", {}, True), ("none", {}, True), ("cross-site", {"origin": "a"}, True)
+    )
+    def test_a_browser_says_whose_page_asks(self, site: str, more: dict[str, str], is_browser: bool) -> None:
+        headers = more if site == "none at all" else {**more, "sec_fetch_site": site}
+        self.assertEqual(check_site(asking(**headers), has_origin="origin" in more), is_browser)
+        self.assertTrue(check_site(asking(sec_fetch_mode="navigate"), has_origin=False))
+
+    @each(("cross-site",), ("same-site",), ("",), ("Same-Origin",), ("same-origin, none",))
+    def test_another_site_s_page_may_not(self, site: str) -> None:
+        error = self.assertRaises(HttpError, check_site, asking(sec_fetch_site=site), has_origin=False)
+        self.assertEqual(error.status, 403)
 
     def test_both_are_printed_as_they_are_written(self) -> None:
         for text in ("https://app.example.com", "http://[::1]:8080"):

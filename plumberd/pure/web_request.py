@@ -92,8 +92,8 @@ def parse_request(request: HttpRequest) -> Upgrade | Own:
 def proof_of(request: HttpRequest, *, is_browser: bool, encrypted: bool) -> Proof:
     """Return what the caller shows.
 
-    :param is_browser: the request has an Origin: then a user and a password are none, for the browser
-        would send them with every page's requests.
+    :param is_browser: a browser asks: then a user and a password are none, for it would send them with
+        every page's requests.
     :raises HttpError: 400, where it cannot be read, or may not be sent like that.
     """
     token = _offered_token(request)

@@ -181,6 +181,22 @@ def check_origin(request: HttpRequest, place: Place, settings: WebSettings, *, e
     return True
 
 
+def check_site(request: HttpRequest, *, has_origin: bool) -> bool:
+    """Tell whether a browser asks, for a page that may.
+
+    What a page embeds or fetches without reading it comes without an Origin, and the time that the answer takes
+    would tell that page something. So the browser's own word counts (Fetch Metadata); who sends none is asked no more.
+
+    :param has_origin: what :func:`check_origin` has returned; such a page was looked at already.
+    :raises HttpError: 403, where a page of another site asks.
+    """
+    if has_origin:
+        return True
+    if request.one("sec-fetch-site") not in (None, "same-origin", "none"):
+        raise HttpError(HTTPStatus.FORBIDDEN, "a page of another site asks, and does not say which (Sec-Fetch-Site)")
+    return any(name.startswith("sec-fetch-") for name, _ in request.headers)
+
+
 def source_of(request: HttpRequest, peer: IPAddress | None, settings: WebSettings, *, encrypted: bool) -> Source:
     """Return for whom *request* comes, whose connection is from *peer*.
 

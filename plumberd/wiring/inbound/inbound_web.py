@@ -27,7 +27,7 @@ from plumberd.pure.refusals import Refusal, Refused, printable
 from plumberd.pure.shape import STREAM, Shape
 from plumberd.pure.web_http import STATUS, HttpError, HttpRequest, RequestReader, answer, refusal, switching
 from plumberd.pure.web_request import Own, Proof, Upgrade, hops_of, parse_request, proof_of
-from plumberd.pure.web_safety import check_host, check_origin, source_of
+from plumberd.pure.web_safety import check_host, check_origin, check_site, source_of
 from plumberd.pure.who import RemoteWho
 from plumberd.pure.ws_messages import Subprotocol
 from plumberd.wiring.clients.registrations import Registration
@@ -37,7 +37,7 @@ from plumberd.wiring.dialing.ws_ends import STREAM_FRAMING, carry_inbound
 from plumberd.wiring.inbound.inbound import Callers, Inbound
 from plumberd.wiring.inbound.inbound_tls import proved_by
 from plumberd.wiring.inbound.proxied import end_of
-from plumberd.wiring.inbound.web_pages import BY_NAME, Page, list_services, page_of, tell_of
+from plumberd.wiring.inbound.web_pages import BY_NAME, OWN_ONLY, Page, list_services, page_of, tell_of
 
 _DISCARDED_BYTES = 1 << 20
 """So much of what a refused caller still sends is read, that it can read its refusal."""
@@ -61,6 +61,8 @@ class WebInbound(Inbound):
         self._reader = RequestReader()
         self._request: HttpRequest | None = None
         self._asked: Upgrade | Own | None = None
+        self._granted: Page | None = None
+        """The answer that is no refusal, and waits until one would go out."""
         self._unsaid: bytes | None = None
         self._reason = ""
         self._before_service = True
@@ -219,7 +221,7 @@ class WebInbound(Inbound):
         web, peer = self.core.settings.web, self.who
         place = check_host(request, web)
         source = source_of(request, peer.address, web, encrypted=self._wire is not None)
-        is_browser = check_origin(request, place, web, encrypted=source.encrypted)
+        has_origin = check_origin(request, place, web, encrypted=source.encrypted)
         scheme = "wss" if source.encrypted else "ws"
         proved = proved_by(self._wire) if self._wire is not None else frozenset()
         if not source.proxied:
@@ -230,8 +232,9 @@ class WebInbound(Inbound):
         self.hops = hops_of(request)
         page = page_of(asked, web) if isinstance(asked, Own) else None
         if isinstance(page, bytes):
-            self._answer(page)
+            self._answer(page)  # the same for everybody
             return
+        is_browser = check_site(request, has_origin=has_origin)
         if isinstance(asked, Upgrade):
             self._service = printable(asked.name, 64)
         # From here on how long it takes may tell something about who is asked for, and who asks.
@@ -293,10 +296,22 @@ class WebInbound(Inbound):
             name = asked.path.removeprefix(f"{BY_NAME}/")
             self._service = printable(name, 64)
             tell_of(self.core, name, self.who)
-            self._answer(_json({**self._named(), "ok": True}, asked))
+            self._grant(_json({**self._named(), "ok": True}, asked))
         else:
             services = [{"service": name} for name in list_services(self.core, self.who)]
-            self._answer(_json({"ok": True, "services": services}, asked))
+            self._grant(_json({"ok": True, "services": services}, asked))
+
+    def _grant(self, data: Page) -> None:
+        """Answer when a refusal would be answered: a page that cannot read the answer sees how long it takes."""
+        self._granted = data
+        if not self.callers.refusals.is_set(self):
+            self._answer(data)
+
+    def _refusal_is_due(self) -> None:
+        if self._granted is not None:
+            self._answer(self._granted)
+        else:
+            super()._refusal_is_due()
 
     def _named(self) -> dict[str, str]:
         return {"service": self._service} if self._service else {}
@@ -373,5 +388,5 @@ class WebInbound(Inbound):
 
 def _json(members: Mapping[str, object], asked: Own) -> bytes:
     data = json.dumps(members).encode("ascii")
-    headers = (("Cache-Control", "no-store"),)
+    headers = (("Cache-Control", "no-store"), OWN_ONLY)
     return answer(HTTPStatus.OK, data, "application/json", time.time(), headers, has_body=asked.has_body)

@@ -47,9 +47,13 @@ _POLICY = (
 )
 """Nothing of another place, nothing that stands in the page itself."""
 
+OWN_ONLY = ("Cross-Origin-Resource-Policy", "same-origin")
+"""Keeps pages of other origins from embedding an answer, and browsers from giving it to their processes."""
+
 _HEADERS = (
     ("Content-Security-Policy", _POLICY),
     ("Referrer-Policy", "no-referrer"),
+    OWN_ONLY,
     ("Cache-Control", "no-cache"),
 )
 
