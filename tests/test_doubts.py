@@ -18,7 +18,7 @@ from plumberd.pure.policy.rule import parse_rule
 from plumberd.pure.policy.subject import parse_condition
 from plumberd.pure.psk import PreSharedKey
 from plumberd.pure.tls import ClientCertificates, TlsSettings
-from plumberd.pure.web_safety import WebSettings, parse_place
+from plumberd.pure.web_safety import WebSettings, parse_place, parse_proxy
 from plumberd.wiring.config.doubts import MOST, NOTE, TARGETS, WARNING, doubts, surroundings
 from plumberd.wiring.config.settings import Settings, WebListener
 from plumberd.wiring.dialing.reach import SERVED
@@ -336,6 +336,24 @@ class Web(SynchronousTestCase):
     def test_a_proxy_may_say_that_it_is_encrypted(self) -> None:
         made = WebSettings(proxies=("unix",))
         self.assertEqual(warnings("allow in a wss:any", webipcd=self.LISTEN, web=made), [])
+
+    @each(
+        ("loopback", "127.0.0.1", "tcp:9080:interface=127.0.0.1", True),
+        ("a network that holds it", "0.0.0.0/0", "tcp:9080:interface=192.0.2.1", True),
+        ("loopback of IPv6", "::1", "tcp6:9080:interface=\\:\\:1", True),
+        ("another machine's", "192.0.2.7", "tcp:9080:interface=127.0.0.1", False),
+        ("loopback, by a UNIX socket", "127.0.0.1", "unix:/run/web", False),
+        ("a UNIX socket for all", "unix", "unix:/run/web", True),
+        ("a UNIX socket for all, said so", "unix", "unix:/run/web:mode=666", True),
+        ("a UNIX socket that all may write to", "unix", "unix:/run/web:mode=0622:backlog=9", True),
+        ("a UNIX socket for some", "unix", "unix:/run/web:mode=660", False),
+        ("a UNIX proxy that nobody listens for", "unix", "tcp:9080:interface=127.0.0.1", False),
+    )
+    def test_every_local_user_may_be_the_proxy(self, _: str, proxy: str, description: str, told: bool) -> None:
+        made = WebSettings((parse_place("h.example"),), proxies=(parse_proxy(proxy),))
+        found = warnings("allow in a ws:any", webipcd=(WebListener(description),), web=made)
+        self.assertEqual([text for text in found if "pass for the proxy" not in text], [])
+        self.assertEqual(bool(found), told, found)
 
     def test_others_get_403_where_no_host_is_named(self) -> None:
         text = "webipcd listens for other machines, and web.hosts names no host: they get 403"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import ssl
 import subprocess
@@ -30,16 +31,26 @@ def location() -> str:
 class WebProgramsTestCase(InteropTestCase):
     def web(self, *lines: str, rules: tuple[str, ...]) -> tuple[Program, int]:
         """Start a broker with webipcd and the example's service; return it and the port."""
-        rundir = self.folder() + "/far"
-        rows = ", ".join(f"'{rule}'" for rule in rules)
-        text = f"rules = [{rows}]\n[listen]\nwebipcd = ['tcp:0:interface=127.0.0.1']\n[web]\n" + "\n".join(lines)
-        broker = self.broker(rundir, "--config", self.file("far.toml", text.encode()))
-        self.pongd(rundir)
+        broker = self.webipcd("tcp:0:interface=127.0.0.1", *lines, rules=rules)
         return broker, int(broker.wait_for(r"webipcd on 127\.0\.0\.1:(\d+)").group(1))
 
-    def nginx(self, far: int, port: int, more: str = "") -> None:
-        """Start nginx in front of the port *far*."""
-        shown = location().replace("127.0.0.1:9080", f"127.0.0.1:{far}")
+    def webipcd(self, listen: str, *lines: str, rules: tuple[str, ...]) -> Program:
+        """Start a broker with webipcd on *listen*, and the example's service."""
+        rundir = self.folder() + "/far"
+        rows = ", ".join(f"'{rule}'" for rule in rules)
+        text = f"rules = [{rows}]\n[listen]\nwebipcd = ['{listen}']\n[web]\n" + "\n".join(lines)
+        broker = self.broker(rundir, "--config", self.file("far.toml", text.encode()))
+        self.pongd(rundir)
+        return broker
+
+    def behind(self, port: int, *rules: str, more: str = ";") -> Program:
+        """Start a broker on a UNIX socket, and nginx on *port* in front of it; return the broker."""
+        path = self.path("socket")
+        broker = self.webipcd(f"unix:{path}:mode=660", "proxies = ['unix']", rules=rules)
+        broker.wait_for(f"webipcd on {re.escape(path)}")
+        self.assertEqual(os.stat(path).st_mode & 0o777, 0o660)
+        shown = location().replace("/run/webipcd/socket", path)
+        self.assertIn(path, shown)
         text = (
             f"daemon off;\nmaster_process off;\npid {self.dir}/nginx.pid;\nerror_log stderr;\nuser root;\nevents {{}}\n"
             f"http {{ access_log off; client_body_temp_path {self.dir}/a; proxy_temp_path {self.dir}/b;\n"
@@ -48,25 +59,24 @@ class WebProgramsTestCase(InteropTestCase):
         )
         config = self.file("nginx.conf", text.encode())
         self.listens(self.program(find("nginx"), "-p", str(self.dir), "-e", "stderr", "-c", config), port)
+        return broker
 
 
 class BehindNginx(WebProgramsTestCase):
     def test_messages_pass_and_rules_see_the_caller_and_that_it_is_encrypted(self) -> None:
-        broker, far = self.web("proxies = ['127.0.0.1']", rules=("allow in pong wss:127.0.0.1",))
         port = self.free_port()
         own = f"ssl; ssl_certificate {self.path('server.pem')}; ssl_certificate_key {self.path('server.key')};"
-        self.nginx(far, port, own)
+        broker = self.behind(port, "allow in pong wss:127.0.0.1", more=own)
         context = ssl.create_default_context(cadata=self.ca.pem.decode())
         with opened(port, "pong", "ipc", context=context) as connection:
             for message in (b"hello", b"x" * 300_000):
                 connection.send(message)
                 self.assertEqual(connection.recv(DEADLINE_SECONDS), message)
-        broker.wait_for(r"granted in pong .*who=\[wss:127\.0\.0\.1:0 via proxy 127\.0\.0\.1")
+        broker.wait_for(r"granted in pong .*who=\[wss:127\.0\.0\.1:0 via proxy unix")
 
     def test_what_the_caller_says_of_itself_is_not_heard(self) -> None:
-        _, far = self.web("proxies = ['127.0.0.1']", rules=("allow in pong wss:any", "allow in pong ws:192.0.2.7"))
         port = self.free_port()
-        self.nginx(far, port, ";")
+        self.behind(port, "allow in pong wss:any", "allow in pong ws:192.0.2.7")
         lies: list[dict[str, str]] = [
             {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "https"},
             {"Forwarded": "for=192.0.2.7;proto=https"},

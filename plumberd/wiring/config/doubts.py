@@ -6,6 +6,7 @@ Nothing of it keeps anything from starting. Each doubt is a line: ``warning:``, 
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from plumberd.pure.policy.lint import lint, name_rules
 from plumberd.pure.policy.route import EVERY, Endpoint, Target, destination
 from plumberd.pure.tls import ClientCertificates
 from plumberd.pure.uri import Uri
+from plumberd.pure.web_safety import UNIX, Network
 from plumberd.wiring.config.settings import Settings
 from plumberd.wiring.config.values import show_time
 from plumberd.wiring.dialing.reach import SERVED
@@ -31,6 +33,8 @@ MOST = 50
 
 TARGETS = 10_000
 """So many targets of redirects and routes are looked at."""
+
+_LOOPBACK = ipaddress.IPv4Network("127.0.0.0/8")
 
 _COLON = re.compile(r"(?<!\\):")
 
@@ -149,6 +153,7 @@ def _listener_doubts(settings: Settings) -> Iterator[str]:
             yield "webipcd listens, and no rule lets anyone in: --allow in SERVICE ws:any"
         if not settings.web.hosts and any(_is_open(one.description) for one in settings.webipcd):
             yield "webipcd listens for other machines, and web.hosts names no host: they get 403"
+        yield from _proxy_doubts(settings)
     for scheme, published in (("tcp", settings.publish), ("tls", settings.publish_tls)):
         for name in dict.fromkeys(name for name, _ in published):
             if not lets_in(policy, (scheme,), name, proves=proves if scheme == "tls" else ()):
@@ -157,6 +162,37 @@ def _listener_doubts(settings: Settings) -> Iterator[str]:
         yield "there are rules for callers, and nothing listens for them: --tcpd, --tlsd, --udpd, --webipcd"
     if policy.defaults[Direction.IN]:
         yield "default in=allow lets everybody reach every local service that no rule denies"
+
+
+def _proxy_doubts(settings: Settings) -> Iterator[str]:
+    """Yield where any local user may pass for a reverse proxy, and so for any caller at all."""
+    proxies, descriptions = settings.web.proxies, [one.description for one in settings.webipcd]
+    listens_by_tcp = any(not one.startswith("unix:") for one in descriptions)
+    if listens_by_tcp and any(not isinstance(one, str) and _holds_loopback(one) for one in proxies):
+        yield (
+            "web.proxies holds loopback: every local user can pass for the proxy, and for any caller; "
+            'let it connect to a UNIX socket: proxies = ["unix"]'
+        )
+    if UNIX in proxies:
+        for one in filter(_is_for_all, descriptions):
+            yield (
+                f"webipcd listens on {one}, and every local user can pass for the proxy, and for any caller: "
+                "end it with :mode=660"
+            )
+
+
+def _holds_loopback(network: Network) -> bool:
+    """Tell whether an address of this machine alone is in *network*."""
+    if isinstance(network, ipaddress.IPv4Network):
+        return network.overlaps(_LOOPBACK)
+    return ipaddress.IPv6Address("::1") in network
+
+
+def _is_for_all(description: str) -> bool:
+    """Tell whether everybody may connect to a UNIX endpoint; without a mode Twisted makes it 0666."""
+    kind, *words = _COLON.split(description)
+    mode = next((word.removeprefix("mode=") for word in words if word.startswith("mode=")), "666")
+    return kind == "unix" and mode[-1:] in "2367"
 
 
 def _is_open(description: str) -> bool:
