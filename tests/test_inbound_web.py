@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -527,22 +528,58 @@ class WithTokens(WebTestCase):
         self.assertEqual((protocol, found), ("ipc", [b"hi"]))
         self.assertNotIn(TOKEN, told)
 
-    async def test_a_wrong_one_is_401_and_after_some_nobody_looks_at_it(self) -> None:
+    async def test_a_wrong_one_is_401_and_after_some_503_and_a_right_one_counts_as_ever(self) -> None:
         broker = self.listen(PROVED, limits=Limits(login_failures_per_minute=2))
         self.serve(broker.settings.rundir, "pong")
         port = self.tcpd_port(broker)
         for _ in range(2):
             self.assertEqual(await self.refused(port, "pong", "ipc", "plumb.token.wrong"), (401, "unauthenticated\n"))
-        for token in ("wrong", TOKEN):
-            self.assertEqual(await self.refused(port, "pong", "ipc", f"plumb.token.{token}"), (503, "busy\n"))
+        self.assertEqual(await self.refused(port, "pong", "ipc", "plumb.token.wrong"), (503, "busy\n"))
+        self.assertEqual(await self.messages(port, exchange(b"hi"), "pong", "ipc", f"plumb.token.{TOKEN}"), [b"hi"])
         await self.wait_until_idle(broker)
-        self.assertEqual([one.verdict for one in self.outcomes], ["unauthenticated"] * 2 + ["busy"] * 2)
+        verdicts = [one.verdict for one in self.outcomes]
+        self.assertEqual(verdicts, [*["unauthenticated"] * 2, "busy", "granted", "ended"])
 
     async def test_a_reload_knows_other_tokens(self) -> None:
         broker = self.listen(PROVED)
         self.serve(broker.settings.rundir, "pong")
         self.put_in_force(broker, PROVED, web=web())
         self.assertEqual((await self.refused(self.tcpd_port(broker), "pong", "ipc", f"plumb.token.{TOKEN}"))[0], 401)
+
+    async def test_a_token_that_is_taken_away_lets_nobody_in_who_is_on_the_way(self) -> None:
+        asked, goes_on = threading.Event(), threading.Event()
+
+        def far(sock: socket.socket) -> None:
+            sock.recv(100)
+            asked.set()
+            goes_on.wait(DEADLINE_SECONDS)
+            sock.sendall(b"ok\n")
+            read_all(sock)
+
+        self.addCleanup(goes_on.set)
+        there = self.serve_tcp(far)
+        rules = (PROVED, f"allow out pong tcp:127.0.0.1:{there}")
+        routes = Routes({}, leading(pong=parse_route("pong", f"tcp://127.0.0.1:{there}/pong")))
+        broker = self.listen(*rules, routes=routes)
+        port = self.tcpd_port(broker)
+        for web_now, status in ((web(tokens=TOKENS), 101), (web(), 401)):
+            asked.clear()
+            goes_on.clear()
+            head = f"GET /pong\r\nAuthorization: Bearer {TOKEN}\r\n{UPGRADE}".partition("\r\n")
+            with socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS) as sock:
+                sock.sendall(f"{head[0]} HTTP/1.1\r\nHost: localhost\r\n{head[2]}\r\n".encode())
+                self.assertTrue(await in_thread(asked.wait, DEADLINE_SECONDS))
+                self.put_in_force(broker, *rules, web=web_now, routes=routes)
+                goes_on.set()
+                found = await in_thread(sock.recv, 12)
+            self.assertEqual(found, f"HTTP/1.1 {status}".encode())
+        await self.wait_until_idle(broker)
+
+    async def test_a_head_is_refused_without_a_body(self) -> None:
+        broker = self.listen(ANYBODY)
+        for target, status in (("/pong", 405), ("/-/nothing", 404)):
+            found = await in_thread(http, self.tcpd_port(broker), f"HEAD {target}\r\n")
+            self.assertEqual((found[0], found[2]), (status, b""))
 
 
 class Reloaded(WebTestCase):

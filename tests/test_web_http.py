@@ -149,12 +149,14 @@ class Calling(SynchronousTestCase):
         ("another key", {"sec-websocket-accept": "x"}),
         ("an extension", {"sec-websocket-extensions": "permessage-deflate"}),
         ("another subprotocol", {"sec-websocket-protocol": "chat"}),
+        ("a second key", {"Sec-WebSocket-Accept": "x"}),
+        ("a second subprotocol", {"Sec-WebSocket-Protocol": "ipc"}),
     )
     def test_what_is_no_answer_to_it(self, _: str, changed: dict[str, str | None]) -> None:
         good = {"upgrade": "WebSocket", "sec-websocket-accept": accept_of(self.KEY), "sec-websocket-protocol": "ipc"}
         check_switched(HttpAnswer(101, tuple(good.items())), self.KEY, ("ipc",))
-        bad = {name: value for name, value in {**good, **changed}.items() if value is not None}
-        self.assertRaises(HttpError, check_switched, HttpAnswer(101, tuple(bad.items())), self.KEY, ("ipc",))
+        bad = tuple((name.lower(), value) for name, value in {**good, **changed}.items() if value is not None)
+        self.assertRaises(HttpError, check_switched, HttpAnswer(101, bad), self.KEY, ("ipc",))
 
     @each(
         (403, b"denied\n", "denied", "the far side refused: denied"),

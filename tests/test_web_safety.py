@@ -155,6 +155,9 @@ class Proxies(SynchronousTestCase):
     @each(
         ("nothing", {}),
         ("both", {"x_forwarded_for": "192.0.2.7", "forwarded": "for=192.0.2.7"}),
+        ("both, one of them empty", {"x_forwarded_for": "", "forwarded": "for=192.0.2.7"}),
+        ("nobody", {"x_forwarded_for": ""}),
+        ("nobody but commas", {"forwarded": ", ,"}),
         ("no address", {"x_forwarded_for": "unknown"}),
         ("a hidden one", {"forwarded": "for=_hidden"}),
         ("without for", {"forwarded": "proto=https"}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import queue
 import socket
 import ssl
 import struct
@@ -271,6 +272,24 @@ class _Contract(OutTestCase):
         self.assertIn(text, answer["reason"])
         self.assertTrue(answer["reason"].isprintable())
         self.assertLess(len(answer["reason"]), 400)
+        await self.idle(near)
+
+    async def test_a_refusal_whose_reason_does_not_come_is_told_without_it(self) -> None:
+        if self.secure:
+            return  # what comes inside TLS is the same
+        near, ended = self.near(), queue.SimpleQueue[bytes]()
+        said = b"HTTP/1.1 403 No\r\nContent-Length: 500\r\n\r\ndenied: so"
+
+        def refuse(sock: socket.socket) -> None:
+            sock.recv(4096)
+            sock.sendall(said)
+            ended.put(read_all(sock))
+
+        port = self.serve_tcp(refuse)
+        answer, sock = await self.ask(near, self.uri(port, ""))
+        self.assertEqual((answer.get("error"), sock), ("denied", None))
+        self.assertEqual(answer["reason"], "the far side refused: denied: so")
+        self.assertEqual(await in_thread(ended.get, True, DEADLINE_SECONDS), b"")
         await self.idle(near)
 
     async def test_a_far_side_that_says_nothing_is_given_up_in_time(self) -> None:

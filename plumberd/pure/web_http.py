@@ -102,7 +102,11 @@ class HttpAnswer:
 
     def first(self, name: str) -> str | None:
         """Return the first value of a header."""
-        return next((value for key, value in self.headers if key == name), None)
+        return next(iter(self.all(name)), None)
+
+    def all(self, name: str) -> tuple[str, ...]:
+        """Return every value of a header."""
+        return tuple(value for key, value in self.headers if key == name)
 
 
 class _Head:
@@ -245,12 +249,14 @@ def check_switched(answer: HttpAnswer, key: str, protocols: Sequence[str]) -> No
 
     :raises HttpError: it says what was not asked for.
     """
-    if (answer.first("upgrade") or "").lower() != "websocket" or answer.first("sec-websocket-accept") != accept_of(key):
+    if (answer.first("upgrade") or "").lower() != "websocket" or answer.all("sec-websocket-accept") != (
+        accept_of(key),
+    ):
         raise HttpError(HTTPStatus.BAD_GATEWAY, "the far side switches to something that is no WebSocket")
     if answer.first("sec-websocket-extensions") is not None:
         raise HttpError(HTTPStatus.BAD_GATEWAY, "the far side uses an extension that was not offered")
-    chosen = answer.first("sec-websocket-protocol")
-    if chosen is not None and chosen not in protocols:
+    chosen = answer.all("sec-websocket-protocol")
+    if len(chosen) > 1 or not set(chosen) <= set(protocols):
         raise HttpError(HTTPStatus.BAD_GATEWAY, "the far side chose a subprotocol that was not offered")
 
 
@@ -308,9 +314,17 @@ def answer(
     return "\r\n".join((*lines, "", "")).encode("ascii") + (body if has_body else b"")
 
 
-def refusal(status: HTTPStatus, text: str, now: float, headers: tuple[tuple[str, str], ...] = ()) -> bytes:
+def refusal(
+    status: HTTPStatus,
+    text: str,
+    now: float,
+    headers: tuple[tuple[str, str], ...] = (),
+    *,
+    has_body: bool = True,
+) -> bytes:
     """Return the answer that is a refusal: a word, and a sentence where there is one to tell."""
     if status is HTTPStatus.UNAUTHORIZED:
         headers = (*headers, ("WWW-Authenticate", "Bearer"))
     headers = (*headers, ("Cache-Control", "no-store"))
-    return answer(status, (text + "\n").encode("ascii", "replace"), "text/plain; charset=utf-8", now, headers)
+    body = (text + "\n").encode("ascii", "replace")
+    return answer(status, body, "text/plain; charset=utf-8", now, headers, has_body=has_body)

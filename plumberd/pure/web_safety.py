@@ -206,16 +206,18 @@ def source_of(request: HttpRequest, peer: IPAddress | None, settings: WebSetting
     """
     if not settings.trusts(peer):
         return Source(peer, encrypted)
-    old, new = request.words("x-forwarded-for"), request.words("forwarded")
-    if bool(old) == bool(new):
+    old, new = bool(request.all("x-forwarded-for")), bool(request.all("forwarded"))
+    if old == new:
         # A proxy that sets one of them passes the other on as the caller has sent it.
         what = "both Forwarded and X-Forwarded-For" if old else "neither Forwarded nor X-Forwarded-For"
         raise HttpError(HTTPStatus.BAD_REQUEST, f"the reverse proxy sends {what}")
     if old:
         protos = request.words("x-forwarded-proto")
-        hops = [(text, protos[-1] if protos else "") for text in old]
+        hops = [(text, protos[-1] if protos else "") for text in request.words("x-forwarded-for")]
     else:
-        hops = [_forwarded(text) for text in new]
+        hops = [_forwarded(text) for text in request.words("forwarded")]
+    if not hops:
+        raise HttpError(HTTPStatus.BAD_REQUEST, "the reverse proxy names nobody that it asks for")
     address, told = peer, ""
     for text, told in reversed(hops):  # noqa: B007 - the last one counts
         address = _address(text)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Protocol
 
+from twisted.internet.interfaces import IDelayedCall
+
 from plumberd.effects.tls_wire import Wire
 from plumberd.effects.ws_line import Line, PlainLine, TlsLine
 from plumberd.pure.login import authorization_for
@@ -24,6 +26,9 @@ from plumberd.wiring.dialing.ws_ends import protocol_of
 
 BODY_BYTES = 512
 """So much is read of why the far side refuses."""
+
+BODY_SECONDS = 1.0
+"""So long that is waited for, when the status has come: the refusal itself is known by then."""
 
 
 class _Step(Protocol):
@@ -64,6 +69,7 @@ class WsDial:
         self._reader = AnswerReader()
         self._answer: HttpAnswer | None = None
         self._body = b""
+        self._timer: IDelayedCall | None = None
 
     def start(self) -> None:
         """Begin; *done* may be called before this returns.
@@ -91,6 +97,9 @@ class WsDial:
         step, self._step = self._step, None
         if step is not None:
             step.cancel()
+        timer, self._timer = self._timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
         if self._sock.fileno() >= 0:
             self._core.poll.forget(self._sock.fileno())
 
@@ -148,6 +157,13 @@ class WsDial:
         except OSError as e:
             text = os.strerror(e.errno) if e.errno else str(e) or "error"
             result = Refused(Refusal.UNREACHABLE, f"the far side was lost during the handshake: {text}")
+        self._finish(result)
+
+    def _end(self, answer: HttpAnswer) -> None:
+        """Wait for no more of why it is refused."""
+        self._finish(refusal_of(answer, self._body[:BODY_BYTES]))
+
+    def _finish(self, result: Line | Refused) -> None:
         self.cancel()
         self._mark("handshake")
         self._done(result)
@@ -175,6 +191,7 @@ class WsDial:
                     self._line.give_back(self._reader.rest)
                     return self._line
                 self._body = self._reader.rest
+                self._timer = self._core.reactor.callLater(BODY_SECONDS, self._end, self._answer)
             else:
                 self._body += data
             if not data or len(self._body) >= self._wanted(self._answer):

@@ -22,6 +22,7 @@ from plumberd.effects.ws_line import Line, PlainLine, TlsLine
 from plumberd.pure.address import account_of_address
 from plumberd.pure.identities import logged_in, with_token
 from plumberd.pure.plumb_handshake import MOST_HOPS
+from plumberd.pure.policy.route import Way
 from plumberd.pure.proxy_header import End
 from plumberd.pure.refusals import Refusal, Refused, printable
 from plumberd.pure.shape import STREAM, Shape
@@ -61,6 +62,8 @@ class WebInbound(Inbound):
         self._reader = RequestReader()
         self._request: HttpRequest | None = None
         self._asked: Upgrade | Own | None = None
+        self._bearer: tuple[str, str] | None = None
+        """The token that was shown, and its name."""
         self._granted: Page | None = None
         """The answer that is no refusal, and waits until one would go out."""
         self._unsaid: bytes | None = None
@@ -247,14 +250,16 @@ class WebInbound(Inbound):
     def _prove(self, proof: Proof) -> None:
         account = account_of_address(self.who.address)
         if proof.token is not None:
-            failures, now = self.callers.token_failures, self.core.reactor.seconds()
-            if failures.wait_seconds(account, now):
-                limit = f"login_failures_per_minute={failures.per_address}"
-                raise Refused(Refusal.BUSY, f"{limit}: so many tokens from {account} were wrong")
             name = self.core.settings.web.tokens.name_of(proof.token)
             if name is None:
+                # Who has a right one is let in all the same: others of the address could lock it out.
+                failures, now = self.callers.token_failures, self.core.reactor.seconds()
+                if failures.wait_seconds(account, now):
+                    limit = f"login_failures_per_minute={failures.per_address}"
+                    raise Refused(Refusal.BUSY, f"{limit}: so many tokens from {account} were wrong")
                 failures.failed(account, "", now)
                 raise Refused(Refusal.UNAUTHENTICATED, "the token is nobody's")
+            self._bearer = (proof.token, name)
             self._add(with_token(name))
         elif proof.login is not None:
             if self.core.logins is None:
@@ -313,6 +318,14 @@ class WebInbound(Inbound):
         else:
             super()._refusal_is_due()
 
+    def _judge(self) -> Way:
+        """See :meth:`Inbound._judge`, which is asked again after a reload: the token may be gone by then."""
+        if self._bearer is not None:
+            token, name = self._bearer
+            if self.core.settings.web.tokens.name_of(token) != name:
+                raise Refused(Refusal.UNAUTHENTICATED, f"the token {name} has been taken away")
+        return super()._judge()
+
     def _named(self) -> dict[str, str]:
         return {"service": self._service} if self._service else {}
 
@@ -337,7 +350,8 @@ class WebInbound(Inbound):
             headers = (("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket"))
         elif error.status is HTTPStatus.METHOD_NOT_ALLOWED:
             headers = (("Allow", "GET, HEAD"),)
-        self._answer(refusal(error.status, f"{word.value}: {text}", time.time(), headers))
+        has_body = self._request is None or self._request.method != "HEAD"
+        self._answer(refusal(error.status, f"{word.value}: {text}", time.time(), headers, has_body=has_body))
 
     # -- the answer that is not the beginning of a WebSocket
 
