@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from plumberd.pure import datagrams
-from plumberd.pure.datagram_call import RETRY_SECONDS, DatagramCall
+from plumberd.pure.datagram_call import OPENS, RETRY_SECONDS, DatagramCall
 from plumberd.pure.handshake import SaidNo
 from plumberd.pure.refusals import Refusal
 from tests.tables import PROPERTY, each
@@ -35,6 +35,14 @@ class Called(SynchronousTestCase):
         self.call.receive(datagrams.cookie(NONCE, BAKED))
         self.call.send()
         self.assertEqual(self.call.pause_seconds, RETRY_SECONDS[0])
+
+    def test_a_cookie_without_an_answer_is_asked_for_anew(self) -> None:
+        self.call.receive(datagrams.cookie(NONCE, BAKED))
+        opened, hello = datagrams.open_(NONCE, BAKED, "pong"), datagrams.hello(NONCE, "pong")
+        self.assertEqual([self.call.send() for _ in range(OPENS + 2)], [opened] * OPENS + [hello] * 2)
+        self.assertTrue(self.call.receive(datagrams.cookie(NONCE, BAKED)))
+        self.assertEqual(self.call.send(), opened)
+        self.assertTrue(self.call.receive(datagrams.ok(NONCE, IDENT)))  # of whichever
 
     def test_another_cookie_is_brought_back_too_the_same_is_not(self) -> None:
         self.assertTrue(self.call.receive(datagrams.cookie(NONCE, BAKED)))

@@ -9,12 +9,35 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from plumberd.pure import datagrams
-from plumberd.pure.datagram_door import COOKIE_SECONDS, KEY_SECONDS, Door, Opening
+from plumberd.pure.datagram_door import COOKIE_SECONDS, ENDED, ENDED_PER_ACCOUNT, KEY_SECONDS, Door, Ended, Opening
 from plumberd.pure.refusals import Refusal
 from tests.tables import PROPERTY, each
 from tests.test_docs import section
 
 NONCE, HERE, KEY = b"nonce...", b"192.0.2.1 4711", bytes(32)
+
+
+class Over(SynchronousTestCase):
+    def test_it_is_answered_again_as_long_as_a_cookie_is_good(self) -> None:
+        ended = Ended()
+        self.assertEqual(ended.answers("one", 1000.0), ())
+        ended.add("one", (b"ok", b"close"), "192.0.2.1", 1000.0)
+        for now, answers in ((1000.0, (b"ok", b"close")), (1000.0 + COOKIE_SECONDS, (b"ok", b"close")), (1017.0, ())):
+            self.assertEqual(ended.answers("one", now), answers)
+            self.assertEqual(ended.answers("another", now), ())
+
+    def test_of_one_account_there_are_so_many_and_of_all(self) -> None:
+        ended = Ended()
+        for number in range(ENDED_PER_ACCOUNT + 1):
+            ended.add(number, (b"ok",), "192.0.2.1", 1000.0)
+        self.assertEqual(ended.answers(ENDED_PER_ACCOUNT - 1, 1000.0), (b"ok",))
+        self.assertEqual(ended.answers(ENDED_PER_ACCOUNT, 1000.0), ())
+        for number in range(ENDED):
+            ended.add(("other", number), (b"ok",), str(number), 1001.0)
+        self.assertEqual(ended.answers(0, 1001.0), ())
+        self.assertEqual(ended.answers(("other", 0), 1001.0), (b"ok",))
+        ended.add("again", (b"ok",), "192.0.2.1", 1002.0)
+        self.assertEqual(ended.answers("again", 1002.0), (b"ok",))
 
 
 class Doors(SynchronousTestCase):

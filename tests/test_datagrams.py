@@ -20,6 +20,7 @@ from plumberd.pure.datagrams import (
     NO_BYTES,
     OK,
     PADDED_BYTES,
+    REQUEST_BYTES,
     SEQUENCES,
     WINDOW,
     Counts,
@@ -68,6 +69,12 @@ class Asked(SynchronousTestCase):
     )
     def test_what_is_neither_is_passed_over(self, _: str, datagram: bytes) -> None:
         self.assertIsNone(datagrams.parse_request(datagram))
+
+    def test_longer_ones_than_anybody_needs_are_not_looked_at(self) -> None:
+        for length, found in ((REQUEST_BYTES, Request(NONCE, "pong")), (REQUEST_BYTES + 1, None)):
+            padded = datagrams.hello(NONCE, "pong").ljust(length, b"\0")
+            self.assertEqual(datagrams.parse_request(padded), found)
+            self.assertEqual(datagrams.other_version(b"\2" + padded[1:]) is None, found is None)
 
     def test_another_version_is_told_so_and_no_longer_than_it_was(self) -> None:
         for datagram in (b"\2" + datagrams.hello(NONCE, "pong")[1:], b"\0\3" + NONCE + bytes(200)):

@@ -11,6 +11,7 @@ from plumberd.effects.messages import (
     QUEUE_BYTES,
     QUEUE_MESSAGES,
     MessageEnd,
+    Room,
     bound_packets,
     message_pair,
 )
@@ -93,6 +94,36 @@ class Read(EndTestCase):
         with self.assertRaises(FramingError):
             end.read(16)
             end.read(16)
+
+
+class Waiting(EndTestCase):
+    def test_a_burst_fills_the_kernel_s_room_before_anything_is_dropped(self) -> None:
+        ours, theirs = message_pair(Shape(STREAM, "libipc-zig"))
+        self.owned(ours), self.owned(theirs)
+        end = MessageEnd(ours, "libipc-zig", queue_bytes=1000)
+        end.write([bytes(900)] * 20)
+        self.assertEqual((end.dropped, end.holds), (0, False))
+
+    def test_what_waits_is_bounded_for_all_together(self) -> None:
+        room = Room(1500)
+        ends = []
+        for _ in range(2):
+            ours, theirs = message_pair(Shape(STREAM, "raw"))
+            self.owned(ours), self.owned(theirs)
+            ends.append((MessageEnd(ours, "raw", room=room), theirs))
+        (one, taker), (another, _) = ends
+        one.write([bytes(1000)] * 3)  # the first has gone: each waits until the last was taken
+        self.assertEqual((one.dropped, room.held_bytes), (1, 1000))
+        another.write([bytes(1000)] * 2)
+        self.assertEqual((another.dropped, room.held_bytes), (1, 1000))
+        taker.recv(1000)
+        one.flush()
+        self.assertEqual(room.held_bytes, 0)
+        another.write([bytes(1000)])
+        self.assertEqual(room.held_bytes, 1000)
+        another.close()
+        another.close()
+        self.assertEqual(room.held_bytes, 0)
 
 
 class Written(EndTestCase):

@@ -77,7 +77,16 @@ class Limits(UdpTestCase):
 
 
 class One(UdpTestCase):
-    @each(("224.0.0.1",), ("ff02::1",), ("0.0.0.0",), ("::",), ("255.255.255.255",))
+    @each(
+        ("224.0.0.1",),
+        ("ff02::1",),
+        ("0.0.0.0",),
+        ("::",),
+        ("255.255.255.255",),
+        ("0.1.2.3",),
+        ("64:ff9b::e000:1",),
+        ("::ffff:0:0",),
+    )
     def test_what_is_not_one_machine_s_address_is_not_possible(self, text: str) -> None:
         with self.assertRaises(Refused) as caught:
             check_one(ipaddress.ip_address(text))
@@ -97,7 +106,8 @@ class Errors(UdpTestCase):
     @each(("127.0.0.1",), ("::1",))
     async def test_what_icmp_tells_comes_with_the_datagram_that_it_is_about(self, host: str) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        sock, gone = self.owned(new_socket(family)), socket.socket(family, socket.SOCK_DGRAM)
+        sock, gone = new_socket(family), socket.socket(family, socket.SOCK_DGRAM)
+        self.addCleanup(sock.close)
         hear_errors(sock)
         gone.bind((host, 0))
         address = gone.getsockname()

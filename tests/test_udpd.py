@@ -21,7 +21,7 @@ from plumberd.wiring.inbound.tcpd import ListenError, Wanted, wanted_by
 from plumberd.wiring.inbound.udpd import UdpListening
 from plumberd.wiring.service import PlumberdService
 from tests.children import needs_root
-from tests.datagram_peer import HELLO, OPEN, No, Peer, asked, call, connected, cookie_for
+from tests.datagram_peer import CLOSE, HELLO, NO, OK, OPEN, No, Peer, asked, call, connected, cookie_for
 from tests.running import RunningTestCase
 from tests.support import in_thread, native_ask, native_lookup, read_all, real_reactor, until
 from tests.tables import each
@@ -263,6 +263,74 @@ class LetIn(UdpdTestCase):
             answers.append(await in_thread(sock.recv, 100))
         self.assertEqual(len(set(answers)), 1)
         self.assertEqual((self.listening(far).sessions, self.listening(far).openings), (1, 1))
+
+    async def test_one_that_is_said_again_behind_its_end_is_no_other(self) -> None:
+        far = self.far("allow in pong udp:any")
+        self.serve(far.settings.rundir, "pong")
+        for name, first in ((b"pong", OK), (b"ping", NO)):
+            sock, nonce = self.connected(far), os.urandom(8)
+            cookie = await in_thread(cookie_for, sock, nonce, name)
+            sock.send(asked(OPEN, nonce, name, cookie))
+            answer = await in_thread(sock.recv, 200)
+            self.assertEqual(answer[:2], first)
+            if first == OK:
+                sock.send(CLOSE + answer[10:18] + bytes(4))
+            await self.wait_until_idle(far)
+            before = len(self.outcomes)
+            for _ in range(3):
+                sock.send(asked(OPEN, nonce, name, cookie))
+                self.assertEqual(await in_thread(sock.recv, 200), answer)
+                if first == OK:
+                    self.assertEqual((await in_thread(sock.recv, 200))[:10], CLOSE + answer[10:18])
+            self.assertEqual(self.listening(far).openings, 0)
+            self.assertEqual(len(self.outcomes), before)
+
+    async def test_it_is_answered_on_a_listener_that_lets_nobody_in_any_more(self) -> None:
+        far = self.far("allow in pong udp:any")
+        self.serve(far.settings.rundir, "pong")
+        sock, nonce = self.connected(far), os.urandom(8)
+        cookie = await in_thread(cookie_for, sock, nonce, b"pong")
+        other = await in_thread(cookie_for, sock, b"another.", b"pong")
+        sock.send(asked(OPEN, nonce, b"pong", cookie))
+        answer = await in_thread(sock.recv, 100)
+        listening = self.listening(far)
+        listening.stop()
+        sock.send(asked(OPEN, b"another.", b"pong", other))
+        sock.send(asked(OPEN, nonce, b"pong", cookie))
+        self.assertEqual(await in_thread(sock.recv, 100), answer)
+        self.assertEqual(listening.openings, 1)
+        sock.send(CLOSE + answer[10:18] + bytes(4))
+        await until(lambda: listening.is_closed)
+
+    async def test_a_turn_ends_with_so_many_openings(self) -> None:
+        far = self.far("allow in pong udp:any")
+        self.serve(far.settings.rundir, "pong")
+        listening, sock = self.listening(far), self.connected(far)
+        nonces = [os.urandom(8) for _ in range(udpd.OPENINGS + 3)]
+        cookies = [await in_thread(cookie_for, sock, nonce, b"pong") for nonce in nonces]
+        for nonce, cookie in zip(nonces, cookies, strict=True):  # the reactor does not turn meanwhile
+            sock.send(asked(OPEN, nonce, b"pong", cookie))
+        self.assertFalse(listening._read_one({}))
+        self.assertEqual(listening.openings, udpd.OPENINGS)
+        listening._read()
+        self.assertEqual(listening.openings, len(nonces))
+        await until(lambda: listening.sessions == len(nonces))
+        for _ in nonces:
+            sock.send(CLOSE + (await in_thread(sock.recv, 100))[10:18] + bytes(4))
+        await self.wait_until_idle(far)
+
+    async def test_the_log_tells_of_too_many_handshakes_once_a_second(self) -> None:
+        far = self.far(limits=Limits(handshakes_per_address=1))
+        sock = self.connected(far)
+        nonces = [os.urandom(8) for _ in range(60)]
+        cookies = [await in_thread(cookie_for, sock, nonce, b"pong") for nonce in nonces]
+        for nonce, cookie in zip(nonces, cookies, strict=True):
+            sock.send(asked(OPEN, nonce, b"pong", cookie))
+        await in_thread(sock.recv, 200)
+        await self.wait_until_idle(far)
+        told = [o for o in self.outcomes if o.verdict == "busy"]
+        self.assertIn(len(told), (1, 2))
+        self.assertIn("handshakes_per_address=1", told[0].reason)
 
     async def test_handshakes_and_relays_are_limited_by_address(self) -> None:
         far = self.far("allow in pong udp:any", limits=Limits(relays_per_peer=1))

@@ -26,6 +26,9 @@ IDLE_SECONDS = 30.0
 MOST_SENDERS = 256
 """So many are connected at a time; for one more the one that was silent longest is given up."""
 
+_LIVE = 2
+"""So many times as many may live, those included that were given up, and whose lookup or connection is not over yet."""
+
 WAITING = 64
 """Datagrams of one sender that wait for its connection."""
 
@@ -129,6 +132,7 @@ class Forwarder:
         self._idle_seconds = idle_seconds
         self._most = most
         self._senders: OrderedDict[tuple[int, Source], _Sender] = OrderedDict()
+        self._live: set[_Sender] = set()
         self._lock = threading.Lock()
         self._told = ""
 
@@ -155,18 +159,31 @@ class Forwarder:
             with self._lock:
                 sender = self._senders.get(key)
                 if sender is None:
-                    if len(self._senders) >= self._most:
-                        _, oldest = self._senders.popitem(last=False)
-                        oldest.end()
-                    sender = self._senders[key] = _Sender(self, port, source, target)
-                    sender.thread.start()
+                    sender = self._begin(key, _Sender(self, port, source, target))
                 else:
                     self._senders.move_to_end(key)
-            sender.send(data)
+            if sender is not None:
+                sender.send(data)
+
+    def _begin(self, key: tuple[int, Source], sender: _Sender) -> _Sender | None:
+        """Start a new sender's thread; ``None`` where there are too many, of which some may still be ending."""
+        if len(self._live) >= _LIVE * self._most:
+            return None
+        if len(self._senders) >= self._most:
+            _, oldest = self._senders.popitem(last=False)
+            oldest.end()
+        try:
+            sender.thread.start()
+        except RuntimeError as e:
+            self._complain_once(f"no thread for another sender: {e}")
+            return None
+        self._senders[key] = sender
+        self._live.add(sender)
+        return sender
 
     def _end_all(self) -> None:
         with self._lock:
-            senders = [*self._senders.values()]
+            senders = [*self._live]
         for sender in senders:
             sender.end()
         for sender in senders:
@@ -178,10 +195,13 @@ class Forwarder:
             return self._connect(target)
         except (client.Error, OSError) as e:
             why = f"{target}: {e.strerror or e}" if not isinstance(e, client.Refused) else f"{target}: {e}"
-            if why != self._told:
-                self._told = why
-                complain(why)
+            self._complain_once(why)
             return None
+
+    def _complain_once(self, why: str) -> None:
+        if why != self._told:
+            self._told = why
+            complain(why)
 
     @property
     def idle_seconds(self) -> float:
@@ -194,6 +214,12 @@ class Forwarder:
         with self._lock:
             if self._senders.get(key) is sender:
                 del self._senders[key]
+
+    def over(self, sender: _Sender) -> None:
+        """Its thread ends; there is room for another one."""
+        self.forget(sender)
+        with self._lock:
+            self._live.discard(sender)
 
 
 class _Sender:
@@ -229,9 +255,14 @@ class _Sender:
                     self._sock.shutdown(socket.SHUT_RDWR)
 
     def _run(self) -> None:
+        try:
+            self._connect_and_carry()
+        finally:
+            self._forwarder.over(self)
+
+    def _connect_and_carry(self) -> None:
         sock = self._forwarder.connect(self._target)
         if sock is None:
-            self._forwarder.forget(self)
             return
         with sock:
             self._carry(sock)
@@ -247,9 +278,11 @@ class _Sender:
                 self._put(sock, data)
             self._waiting.clear()
             self._sock = sock
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
         while (left := self._active + self._forwarder.idle_seconds - time.monotonic()) > 0:
             try:
-                ready = select.select([sock], [], [], left)[0]
+                ready = poll.poll(left * 1000)
                 data = sock.recv(DATAGRAM_BYTES) if ready else b""
             except OSError:
                 return

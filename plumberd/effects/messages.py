@@ -26,6 +26,26 @@ QUEUE_MESSAGES = 256
 QUEUE_BYTES = 1 << 20
 """How many bytes of them do."""
 
+
+class Room:
+    """How many bytes may wait for all the programs together that share it."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self.held_bytes = 0
+
+    def take(self, count: int, *, always: bool = False) -> bool:
+        """Take room for so many, if there is some, or *always*; tell whether it was taken."""
+        if self.held_bytes + count > self._most_bytes and not always:
+            return False
+        self.held_bytes += count
+        return True
+
+    def give_back(self, count: int) -> None:
+        """So many do not wait any more."""
+        self.held_bytes -= count
+
+
 _SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _TYPES = {
     SocketType.STREAM: socket.SOCK_STREAM,
@@ -74,8 +94,19 @@ class MessageEnd:
     :ivar dropped: messages that the program was too slow for, or that its socket cannot tell from its end.
     """
 
-    def __init__(self, sock: socket.socket, framing: str, *, framed: bool = False) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        framing: str,
+        *,
+        framed: bool = False,
+        queue_bytes: int = QUEUE_BYTES,
+        room: Room | None = None,
+    ) -> None:
+        """*queue_bytes* wait at most, within what *room* has left, if there is one."""
         self.sock = sock
+        self._queue_bytes = queue_bytes
+        self._room = Room(queue_bytes) if room is None else room
         sock.setblocking(False)
         self._framing = Framing(framing)
         self._is_stream = sock.type == socket.SOCK_STREAM
@@ -150,14 +181,30 @@ class MessageEnd:
                     raise
                 self.dropped += 1
                 at += 1
+        is_stuck = False
         for message in messages[at:] if at else messages:
-            if len(self._queue) >= QUEUE_MESSAGES or self._queued_bytes + len(message) > QUEUE_BYTES:
-                self.dropped += 1
-            else:
-                self._queue.append(message)
-                self._queued_bytes += len(message)
+            is_waiting = self._wait(message)
+            if not is_waiting and not is_stuck:
+                self.flush()
+                is_waiting = self._wait(message)
+                is_stuck = not is_waiting
+            self.dropped += not is_waiting
         if self._queue:
             self.flush()
+
+    def _wait(self, message: bytes) -> bool:
+        """Let *message* wait, if there is room; tell whether there was."""
+        count = len(message)
+        if len(self._queue) >= QUEUE_MESSAGES or self._queued_bytes + count > self._queue_bytes:
+            return False
+        if not self._room.take(count):
+            # Others have filled it. Who has taken all that came is not to suffer for them: the next one goes at once.
+            if self._queue or kernel.is_untaken(self.sock.fileno()):
+                return False
+            self._room.take(count, always=True)
+        self._queue.append(message)
+        self._queued_bytes += count
+        return True
 
     def flush(self) -> None:
         """Write what waits, as far as it goes.
@@ -179,6 +226,7 @@ class MessageEnd:
                 self.dropped += 1
                 count = len(piece)
             self._queued_bytes -= count
+            self._room.give_back(count)
             self._in_part = count < len(piece)
             if self._in_part:
                 queue[0] = piece[count:]
@@ -195,4 +243,6 @@ class MessageEnd:
     def close(self) -> None:
         """Close the socket. Idempotent."""
         self._queue.clear()
+        self._room.give_back(self._queued_bytes)
+        self._queued_bytes = 0
         self.sock.close()

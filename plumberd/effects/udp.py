@@ -7,11 +7,11 @@ as one piece, and costs a tenth of as many calls. bench/udp_calls.py has the fig
 from __future__ import annotations
 
 import errno
-import ipaddress
 import socket
 import struct
 from dataclasses import dataclass
 
+from plumberd.pure.address import Zone, zone
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import IPAddress
 
@@ -139,20 +139,17 @@ def limit_to(address: IPAddress, port: int) -> int:
         return limit_of(sock)
 
 
+_OF_MANY = {Zone.MULTICAST: "a multicast or broadcast address", Zone.UNSPECIFIED: "an unspecified address"}
+
+
 def check_one(address: IPAddress) -> None:
-    """Check that *address* is one machine's: datagrams go to nobody else.
+    """Check that *address*, and what it may stand for, is one machine's: datagrams go to nobody else.
 
     An interface's own broadcast address the kernel refuses, for no socket of ours has SO_BROADCAST.
 
     :raises Refused: ``not-possible``.
     """
-    what = ""
-    if address.is_multicast:
-        what = "a multicast address"
-    elif address.is_unspecified:
-        what = "an unspecified address"
-    elif address == ipaddress.IPv4Address("255.255.255.255"):
-        what = "the broadcast address"
+    what = _OF_MANY.get(zone(address))
     if what:
         raise Refused(Refusal.NOT_POSSIBLE, f"{address} is {what}; datagrams go to single machines alone")
 

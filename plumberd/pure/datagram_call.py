@@ -16,6 +16,10 @@ Only the handshake is repeated, and the lookup's own deadline ends it.
 """
 
 
+OPENS = 3
+"""How often a cookie is brought back without an answer; then there is another hello."""
+
+
 class DatagramCall:
     """One handshake.
 
@@ -27,8 +31,7 @@ class DatagramCall:
         self._nonce = nonce
         self._service = service
         self._tries = 0
-        self._cookies = 0
-        self.outgoing = datagrams.hello(nonce, service)
+        self._hello = self.outgoing = datagrams.hello(nonce, service)
         self.session = b""
 
     @property
@@ -38,6 +41,9 @@ class DatagramCall:
 
     def send(self) -> bytes:
         """Return what is to be sent now, for the first time or again."""
+        if self._tries >= OPENS and self.outgoing != self._hello:
+            self.outgoing = self._hello  # the cookie may be too old by now, or its key gone
+            self._tries = 0
         self._tries += 1
         return self.outgoing
 

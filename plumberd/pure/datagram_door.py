@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
+from collections import Counter, OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from plumberd.pure import datagrams
@@ -37,6 +39,51 @@ class Opening:
 
     nonce: bytes
     service: str
+
+
+ENDED = 16384
+"""So many openings are remembered that are over; beyond that the oldest are forgotten."""
+
+ENDED_PER_ACCOUNT = 1024
+"""… and so many of one account; further ones are not."""
+
+
+class Ended:
+    """Openings that were refused, or whose sessions are over, for as long as their cookies are good.
+
+    The same open once more is no new one: it is answered again, and that is all.
+    """
+
+    def __init__(self) -> None:
+        self._openings: OrderedDict[Hashable, tuple[tuple[bytes, ...], str, float]] = OrderedDict()
+        self._counts: Counter[str] = Counter()
+
+    def add(self, opening: Hashable, answers: tuple[bytes, ...], account: str, now: float) -> None:
+        """Remember that *opening* is over, and what it is answered from now on."""
+        self._forget_old(now)
+        if self._counts[account] >= ENDED_PER_ACCOUNT or opening in self._openings:
+            return
+        self._openings[opening] = (answers, account, now)
+        self._counts[account] += 1
+        if len(self._openings) > ENDED:
+            self._forget_first()
+
+    def answers(self, opening: Hashable, now: float) -> tuple[bytes, ...]:
+        """Return how to answer *opening* once more; nothing where it is a new one."""
+        self._forget_old(now)
+        found = self._openings.get(opening)
+        return found[0] if found is not None else ()
+
+    def _forget_old(self, now: float) -> None:
+        # A cookie was made before its session, and its age is in whole seconds.
+        while self._openings and now - next(iter(self._openings.values()))[2] > COOKIE_SECONDS + 1:
+            self._forget_first()
+
+    def _forget_first(self) -> None:
+        _, (_, account, _) = self._openings.popitem(last=False)
+        self._counts[account] -= 1
+        if not self._counts[account]:
+            del self._counts[account]
 
 
 class Door:

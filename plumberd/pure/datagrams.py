@@ -24,6 +24,9 @@ HELLO, COOKIE, OPEN, OK, NO, DATA, END, CLOSE, HERE = range(1, 10)
 PADDED_BYTES = 128
 """A hello and an open are at least that long, zeros behind the name; nothing that answers them is longer."""
 
+REQUEST_BYTES = 512
+"""Nobody has a reason to pad them to more; it costs time to look at."""
+
 NONCE_BYTES = 8
 COOKIE_BYTES = 20
 SESSION_BYTES = 8
@@ -105,7 +108,7 @@ def parse_request(datagram: bytes) -> Request | None:
 
     Shorter than its padding it is none, for the answer might be longer.
     """
-    if len(datagram) < PADDED_BYTES or datagram[0] != VERSION:
+    if not PADDED_BYTES <= len(datagram) <= REQUEST_BYTES or datagram[0] != VERSION:
         return None
     at = _NONCE_AT + NONCE_BYTES
     nonce, text = datagram[_NONCE_AT:at], b""
@@ -123,7 +126,7 @@ def parse_request(datagram: bytes) -> Request | None:
 
 def other_version(datagram: bytes) -> bytes | None:
     """Return the answer to a hello or an open of another version: ``bad-request``, in this one; or ``None``."""
-    if len(datagram) < PADDED_BYTES or datagram[0] == VERSION or datagram[1] not in (HELLO, OPEN):
+    if not PADDED_BYTES <= len(datagram) <= REQUEST_BYTES or datagram[0] == VERSION or datagram[1] not in (HELLO, OPEN):
         return None
     return no(datagram[_NONCE_AT : _NONCE_AT + NONCE_BYTES], Refusal.BAD_REQUEST)
 

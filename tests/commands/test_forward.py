@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -167,6 +168,48 @@ class Carried(CleanTestCase):
         senders[0].send(b"still")
         self.assertEqual(await in_thread(senders[0].recv, 100), b"still")
         self.assertEqual(len(self.asked), 3)
+
+    async def test_as_long_as_too_many_lookups_last_new_senders_have_none(self) -> None:
+        go = threading.Event()
+        begun: list[str] = []
+
+        def slowly(target: str) -> socket.socket:
+            begun.append(target)
+            go.wait(DEADLINE_SECONDS)
+            raise client.Refused("denied", "too late")
+
+        self.patch(forward, "complain", lambda text: None)
+        port = self.forward(connect=slowly, most=2)
+        for _ in range(20):
+            self.sender(port).send(b"x")
+        await until(lambda: len(begun) >= 4)
+        before = threading.active_count()
+        for _ in range(20):
+            self.sender(port).send(b"x")
+        go.set()
+        await until(lambda: threading.active_count() < before)
+        self.assertLess(len(begun), 10)
+        await until(lambda: self.sender(port).send(b"x") and len(begun) >= 5)
+
+    async def test_descriptors_beyond_1024_are_waited_for_too(self) -> None:
+        for _ in range(1100):
+            self.addCleanup(os.close, os.dup(0))
+        sender = self.sender(self.forward())
+        for message in (b"one", b"two"):
+            sender.send(message)
+            self.assertEqual(await in_thread(sender.recv, 100), message)
+        self.assertEqual(len(self.asked), 1)
+
+    async def test_without_a_thread_the_datagram_is_lost_and_the_next_one_is_not(self) -> None:
+        told: list[str] = []
+        self.patch(forward, "complain", lambda text: told.append(str(text)))
+        sender = self.sender(self.forward())
+        with mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread")):
+            sender.send(b"x")
+            await until(lambda: told)
+        self.assertEqual(told, ["no thread for another sender: can't start new thread"])
+        sender.send(b"y")
+        self.assertEqual(await in_thread(sender.recv, 100), b"y")
 
     async def test_a_service_that_ends_leaves_the_next_datagram_a_new_one(self) -> None:
         sender = self.sender(self.forward(echo_one))

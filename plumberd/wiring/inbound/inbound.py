@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from plumberd.effects.audit import Outcome
 from plumberd.effects.deadline import Deadlines
+from plumberd.effects.messages import Room
 from plumberd.effects.relay import Relay
 from plumberd.pure.address import account_of_address
 from plumberd.pure.admission import Admission, FairQueue
@@ -46,6 +47,9 @@ SERVICE_FRAMING = "libipc-2019"
 MESSAGE_FRAMING = "libipc-zig"
 """How messages look on a stream, here or onward, where a scheme carries messages and nobody says it."""
 
+MESSAGES_BYTES = 32 << 20
+"""So many bytes of datagrams wait at most, for all services that do not read them."""
+
 _NO_PAIRS = Pairs()
 
 HOLD_SECONDS = 0.05
@@ -67,6 +71,7 @@ class Callers:
         limits = core.settings.limits
         self.handshakes: FairQueue[str, None] = FairQueue(limits.handshakes_per_address, limits.handshakes, 0)
         self.token_failures = Attempts(limits.login_failures_per_minute)
+        self.messages = Room(MESSAGES_BYTES)
 
     def reconfigure(self) -> None:
         """Take the limits that are in force now; nobody waits here."""

@@ -22,6 +22,11 @@ from plumberd.wiring.dialing.reach import CARRY_MESSAGES
 from plumberd.wiring.dialing.udp_carry import tell_too_large
 from plumberd.wiring.inbound.inbound import MESSAGE_FRAMING, SERVICE_FRAMING, Callers, Inbound
 
+QUEUE_BYTES = 65536
+"""How much waits for a service that does not read, of each caller: one message of any length, or many short ones.
+
+A tenth of what the kernel holds besides."""
+
 
 class Shared(Protocol):
     """The socket that datagrams come in by."""
@@ -37,6 +42,9 @@ class Shared(Protocol):
 
     def wait(self, far: SessionFar) -> None:
         """Tell *far* when there is room again."""
+
+    def may_tell(self, account: str) -> bool:
+        """Tell whether the log may say that *account* has too many handshakes: once a second."""
 
     def enter(self, session: bytes, caller: UdpInbound) -> None:
         """Give what comes for *session* to *caller*."""
@@ -70,6 +78,8 @@ class UdpInbound(Inbound):
         self.source = source
         self.nonce = nonce
         self.session: bytes = b""
+        self.last_words: tuple[bytes, ...] = ()
+        """What the same open is answered once more when it is over."""
         self._shared = shared
         self._far: SessionFar | None = None
 
@@ -79,6 +89,11 @@ class UdpInbound(Inbound):
             self._shared.forget(self)
             return
         self.named(service.encode("latin-1"))
+
+    def note(self, verdict: str, reason: str, up: int = 0, down: int = 0) -> None:
+        """See :meth:`Inbound.note`: whom there is no room for may ask as fast as it can, and fill no disk."""
+        if self.is_named or self._shared.may_tell(self._key):
+            super().note(verdict, reason, up, down)
 
     def say_again(self) -> None:
         """The caller has asked again: it has missed the answer, if there was one."""
@@ -122,8 +137,10 @@ class UdpInbound(Inbound):
         """See :meth:`Inbound.carry`."""
         core = self.core
         self.session = secrets.token_bytes(SESSION_BYTES)
-        near = MessageEnd(service, self._service_framing(service))
-        self._far = far = SessionFar(self._shared, self, Session(self.session))
+        session = Session(self.session)
+        self.last_words = (datagrams.ok(self.nonce, self.session), session.close())
+        near = MessageEnd(service, self._service_framing(service), queue_bytes=QUEUE_BYTES, room=self.callers.messages)
+        self._far = far = SessionFar(self._shared, self, session)
         relay = DatagramRelay(
             core.poll,
             core.reactor,
@@ -140,7 +157,9 @@ class UdpInbound(Inbound):
 
     def tell(self, word: Refusal) -> None:
         """See :meth:`Inbound.tell`: nobody here has proved more than an address."""
-        self._shared.reply(self.source, datagrams.no(self.nonce, Refusal.DENIED))
+        answer = datagrams.no(self.nonce, Refusal.DENIED)
+        self.last_words = (answer,)
+        self._shared.reply(self.source, answer)
         self.drop()
 
     def close(self) -> None:

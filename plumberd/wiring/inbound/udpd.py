@@ -18,8 +18,8 @@ from plumberd.effects import kernel
 from plumberd.effects.poll import ERR, OUT
 from plumberd.effects.udp import DATAGRAM_BYTES, GONE, SOFT, Sender, hear_errors, prepare, read_error, send_buffer
 from plumberd.pure import datagrams
-from plumberd.pure.address import unmapped
-from plumberd.pure.datagram_door import KEY_BYTES, Door, Opening
+from plumberd.pure.address import account_of_address, unmapped
+from plumberd.pure.datagram_door import KEY_BYTES, Door, Ended, Opening
 from plumberd.pure.proxy_header import End
 from plumberd.pure.uri import IPAddress, show_host
 from plumberd.pure.who import RemoteWho
@@ -35,6 +35,12 @@ SEND_BUFFER_BYTES = 4 << 20
 
 _DATA_PARTS = 0.75
 """Of the send buffer: beyond that no data goes into it, so that handshakes find room. OUT comes at a half."""
+
+OPENINGS = 8
+"""So many who are let in end the turn: each looks a service up, which takes a hundred times as long."""
+
+_TOLD = 256
+"""Addresses that are told of in the log within a second as having too many handshakes."""
 
 A_TURN = 128
 """Datagrams before others have their turn: about a millisecond."""
@@ -57,6 +63,9 @@ class UdpListening:
         self._core = callers.core
         self._sessions: dict[bytes, UdpInbound] = {}
         self._openings: dict[tuple[tuple[object, ...], bytes], UdpInbound] = {}
+        self._ended = Ended()
+        self._told: set[str] = set()
+        self._told_at = 0
         self._waiting: dict[SessionFar, None] = {}
         self._again = self._has_errors = False
         self._stopping = False
@@ -148,13 +157,27 @@ class UdpListening:
         self._waiting[far] = None
         self._core.poll.tell_room(self._sock.fileno(), wanted=True)
 
+    def may_tell(self, account: str) -> bool:
+        """See :meth:`plumberd.wiring.inbound.inbound_udp.Shared.may_tell`."""
+        second = int(self._core.reactor.seconds())
+        if second != self._told_at:
+            self._told_at = second
+            self._told.clear()
+        if account in self._told or len(self._told) >= _TOLD:
+            return False
+        self._told.add(account)
+        return True
+
     def enter(self, session: bytes, caller: UdpInbound) -> None:
         """Give what comes for *session* to *caller*."""
         self._sessions[session] = caller
 
     def forget(self, caller: UdpInbound) -> None:
         """Nothing is for *caller* any more. Idempotent."""
-        self._openings.pop((caller.source.address, caller.nonce), None)
+        key = (caller.source.address, caller.nonce)
+        if self._openings.pop(key, None) is not None and caller.last_words:
+            account = account_of_address(caller.who.address)
+            self._ended.add(key, caller.last_words, account, self._core.reactor.seconds())
         self._sessions.pop(caller.session, None)
         self._close_if_done()
 
@@ -192,7 +215,7 @@ class UdpListening:
 
     def _read_one(self, touched: dict[UdpInbound, None]) -> bool:
         """Take a turn's datagrams; tell whether that were all."""
-        receive, sessions = self._sock.recvfrom, self._sessions
+        receive, sessions, openings = self._sock.recvfrom, self._sessions, 0
         for _ in range(A_TURN):
             try:
                 datagram, address = receive(DATAGRAM_BYTES)
@@ -205,11 +228,14 @@ class UdpListening:
                 caller.take(datagram)
                 touched[caller] = None
             else:
-                self._take(datagram, Source(address))
+                openings += self._take(datagram, Source(address))
+                if openings >= OPENINGS or self.is_closed:
+                    break
         return False
 
     def _read_several(self, touched: dict[UdpInbound, None]) -> bool:
         """The same on a socket of all addresses, which has to be told which one was asked."""
+        openings = 0
         for _ in range(A_TURN):
             try:
                 datagram, ancillary, _, address = self._sock.recvmsg(DATAGRAM_BYTES, _ANCILLARY_BYTES)
@@ -224,7 +250,9 @@ class UdpListening:
                 continue
             control = _answering_control(ancillary)
             if control is not None:
-                self._take(datagram, Source(address, control))
+                openings += self._take(datagram, Source(address, control))
+                if openings >= OPENINGS or self.is_closed:
+                    break
         return False
 
     def _read_errors(self) -> bool:
@@ -244,29 +272,36 @@ class UdpListening:
                     return False
         return True
 
-    def _take(self, datagram: bytes, source: Source) -> None:
-        """Take what is of no session from there."""
+    def _take(self, datagram: bytes, source: Source) -> bool:
+        """Take what is of no session from there; tell whether it was an opening."""
         if datagrams.is_of_session(datagram):
             answer = datagrams.close_unknown(datagram)
             if answer is not None:
                 self.reply(source, answer)
-            return
-        if self._stopping:
-            return
+            return False
         now = self._core.reactor.seconds()
         if self._door.wants_key(now):
             self._door.change_key(secrets.token_bytes(KEY_BYTES), now)
         found = self._door.receive(datagram, repr(source.address).encode(), now)
         if isinstance(found, Opening):
-            self._open(found, source)
-        elif found is not None:
+            self._open(found, source, now)
+            return True
+        if found is not None and not self._stopping:
             self.reply(source, found)
+        return False
 
-    def _open(self, opening: Opening, source: Source) -> None:
+    def _open(self, opening: Opening, source: Source, now: float) -> None:
         key = (source.address, opening.nonce)
         caller = self._openings.get(key)
         if caller is not None:
             caller.say_again()
+            return
+        answers = self._ended.answers(key, now)
+        if answers:
+            for answer in answers:
+                self.reply(source, answer)
+            return
+        if self._stopping:
             return
         host, port = str(source.address[0]), source.address[1]
         assert isinstance(port, int)
