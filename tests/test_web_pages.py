@@ -7,8 +7,11 @@ import socket
 import time
 from typing import Any
 
+from twisted.internet.task import Clock
+
 from plumberd.pure.policy.route import Routes, parse_route
 from plumberd.wiring.inbound.inbound import REFUSAL_SECONDS
+from plumberd.wiring.inbound.web_pages import LISTENING_SECONDS, Listening
 from plumberd.wiring.service import PlumberdService
 from tests.running import leading
 from tests.support import DEADLINE_SECONDS, in_thread
@@ -70,6 +73,18 @@ class Services(PagesTestCase):
         for more, names in (("", ["away", "open"]), (BEARER, ["away", "closed", "open"])):
             found = await self.json(broker, "/-/services", more)
             self.assertEqual(found, {"ok": True, "services": [{"service": name} for name in names]})
+
+    async def test_the_run_directory_is_read_once_a_second(self) -> None:
+        broker = self.listen("allow in any ws:any")
+        core, clock = broker.core, Clock()
+        assert core is not None
+        listening = Listening(core)
+        self.patch(core, "reactor", clock)
+        self.assertEqual(listening.names(), frozenset())
+        self.serve(broker.settings.rundir, "late")
+        self.assertEqual(listening.names(), frozenset())
+        clock.advance(LISTENING_SECONDS)
+        self.assertEqual(listening.names(), {"late"})
 
     @each(
         ("open", "", True, None),

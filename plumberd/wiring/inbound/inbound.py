@@ -37,6 +37,7 @@ from plumberd.wiring.core import Core
 from plumberd.wiring.dialing.approach import Approach, guard
 from plumberd.wiring.dialing.reach import Reached, Traveller, check_leads_away
 from plumberd.wiring.inbound.proxied import introduce
+from plumberd.wiring.inbound.web_pages import Listening
 
 REFUSAL_SECONDS = 0.05
 """Every refusal goes out that long after the name came in: time tells a stranger nothing either."""
@@ -72,6 +73,7 @@ class Callers:
         self.handshakes: FairQueue[str, None] = FairQueue(limits.handshakes_per_address, limits.handshakes, 0)
         self.token_failures = Attempts(limits.login_failures_per_minute)
         self.messages = Room(MESSAGES_BYTES)
+        self.listening = Listening(core)
 
     def reconfigure(self) -> None:
         """Take the limits that are in force now; nobody waits here."""

@@ -303,7 +303,7 @@ class WebInbound(Inbound):
             tell_of(self.core, name, self.who)
             self._grant(_json({**self._named(), "ok": True}, asked))
         else:
-            services = [{"service": name} for name in list_services(self.core, self.who)]
+            services = [{"service": name} for name in list_services(self.core, self.callers.listening, self.who)]
             self._grant(_json({"ok": True, "services": services}, asked))
 
     def _grant(self, data: Page) -> None:

@@ -6,7 +6,9 @@ import functools
 import os
 import stat
 import time
+from collections.abc import Iterator
 from http import HTTPStatus
+from itertools import islice
 
 import plumberd
 from plumberd.pure.names import check_service, is_reserved, is_service
@@ -27,6 +29,9 @@ BY_NAME = "services"
 
 MOST_SERVICES = 1000
 """So many are listed."""
+
+LISTENING_SECONDS = 1.0
+"""How old what is known of the run directory may be: a thousand sockets are some milliseconds' work."""
 
 LIBRARY = "plumb.js"
 """The one file that is there without ``[web] page``."""
@@ -89,20 +94,40 @@ def tell_of(core: Core, name: str, who: RemoteWho) -> None:
         raise Refused(Refusal.UNKNOWN_SERVICE, f"no local service is called {local}")
 
 
-def list_services(core: Core, who: RemoteWho) -> list[str]:
+class Listening:
+    """The services that listen in the run directory, which is read when somebody asks, and once a second at most."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._names: frozenset[str] = frozenset()
+        self._until = 0.0
+
+    def names(self) -> frozenset[str]:
+        """Return their names."""
+        now = self._core.reactor.seconds()
+        if now >= self._until:
+            self._names = frozenset(_listening(self._core.settings.rundir))
+            self._until = now + LISTENING_SECONDS
+        return self._names
+
+
+def list_services(core: Core, listening: Listening, who: RemoteWho) -> list[str]:
     """Return the services that *who* would be let into: those that listen, are claimed, or lead elsewhere."""
     routes = core.settings.routes
-    names = {*(claim.service for claim in core.registrations), *routes.routes, *routes.redirects} - {EVERY}
+    elsewhere = {*(claim.service for claim in core.registrations), *routes.routes, *routes.redirects} - {EVERY}
+    names = sorted(elsewhere | listening.names())
+    return list(islice((name for name in names if core.decide(_question(name, who)).granted), MOST_SERVICES))
+
+
+def _listening(rundir: str) -> Iterator[str]:
     try:
-        with os.scandir(core.settings.rundir) as entries:
+        with os.scandir(rundir) as entries:
             for entry in entries:
                 name = entry.name.removesuffix(_PLACES[1])
                 if is_service(name) and not is_reserved(name) and _is_socket(entry.path):
-                    names.add(name)
+                    yield name
     except OSError:
         pass  # then those are left that need no socket
-    found = [name for name in sorted(names) if core.decide(_question(name, who)).granted]
-    return found[:MOST_SERVICES]
 
 
 def _question(name: str, who: RemoteWho) -> Question:
