@@ -77,15 +77,20 @@ class Claim:
 
     def __init__(self, rundir: str) -> None:
         self.sock = dial(rundir, "plumberd")
+        self._early: list[tuple[dict[str, Any], list[int]]] = []
 
     def serve(self, service: str) -> dict[str, Any]:
-        """Claim *service*; return the answer."""
-        answer, _ = answered(self.sock, op="serve", service=service)
-        return answer
+        """Claim *service*; return the answer. Connections of services claimed before may come first."""
+        self.sock.sendall(native_frame({"op": "serve", "service": service}))
+        while True:
+            answer, fds = native_read(self.sock)
+            if not fds:
+                return answer
+            self._early.append((answer, fds))
 
     def take(self) -> tuple[dict[str, Any], socket.socket]:
         """Take the next connection: what is told of it, and its socket."""
-        told, fds = native_read(self.sock)
+        told, fds = self._early.pop(0) if self._early else native_read(self.sock)
         sock = take_socket(fds)
         if sock is None:
             raise AssertionError(f"no descriptor came with {told}")
@@ -96,4 +101,8 @@ class Claim:
 
     def close(self) -> None:
         """Give every claim up."""
+        for _, fds in self._early:
+            for fd in fds:
+                os.close(fd)
+        self._early.clear()
         self.sock.close()

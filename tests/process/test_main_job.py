@@ -45,9 +45,9 @@ class TwoMachines(ProcessTestCase):
     def test_the_near_broker_keeps_nothing_of_what_it_handed_over(self) -> None:
         broker, rundir, routes = self.start()
         self.check_serves(rundir, routes)
-        before = broker.descriptors()
+        before = broker.descriptors()  # one of a client before may still be closing: then there are fewer afterwards
         socks = [client.connect("pong", routes, rundir=rundir) for _ in range(50)]
-        self.until(lambda: broker.descriptors() == before, "descriptors back to what they were")
+        self.until(lambda: broker.descriptors() <= before, "descriptors back to what they were")
         for sock in socks:
             with sock:
                 self.check_bounce(sock)
