@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
+import threading
+from collections.abc import Callable
 from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
@@ -28,11 +31,48 @@ def web(*hosts: str, origins: tuple[str, ...] = (), proxies: tuple[str, ...] = (
     return WebSettings(places, pages, tuple(map(parse_proxy, proxies)), **more)
 
 
+class _OneAtATime(ssl.SSLSocket):
+    """TLS that two threads use: Python 3.11 lets both into OpenSSL at once, and what one writes may get lost."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        """See :meth:`ssl.SSLSocket.do_handshake`; behind it there may be two threads."""
+        super().do_handshake(block)
+        self._turn = threading.Lock()
+
+    def _do(self, work: Callable[[], Any]) -> Any:
+        while True:
+            with self._turn:
+                timeout = self.gettimeout()
+                self.settimeout(0)
+                try:
+                    return work()
+                except ssl.SSLWantReadError:
+                    reads = True
+                except ssl.SSLWantWriteError:
+                    reads = False
+                finally:
+                    if self.fileno() >= 0:
+                        self.settimeout(timeout)
+            select.select([self] if reads else [], [] if reads else [self], [], timeout)
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        """See :meth:`socket.socket.recv`."""
+        found: bytes = self._do(lambda: super(_OneAtATime, self).recv(buflen, flags))
+        return found
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """See :meth:`socket.socket.send`; ``sendall`` calls it."""
+        count: int = self._do(lambda: super(_OneAtATime, self).send(data, flags))
+        return count
+
+
 def opened(
     port: int, service: str = "pong", *protocols: str, context: ssl.SSLContext | None = None, **more: Any
 ) -> ClientConnection:
     """Open a WebSocket; it blocks, and is closed by who opened it."""
     scheme = "ws" if context is None else "wss"
+    if context is not None:
+        context.sslsocket_class = _OneAtATime
     connection: ClientConnection = connect(
         f"{scheme}://127.0.0.1:{port}/{service}",
         subprotocols=[Subprotocol(one) for one in protocols] or None,
