@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 
-from plumberd.effects import openssl
 from plumberd.effects.relay import Relay
-from plumberd.effects.tls_contexts import Inward, fault_of
-from plumberd.effects.tls_handshake import TlsHandshake
+from plumberd.effects.tls_contexts import Inward
 from plumberd.effects.tls_pumps import make_tls_pumps
 from plumberd.effects.tls_wire import Wire
-from plumberd.pure.certificates import identities
 from plumberd.pure.forwarded import parse_caller
-from plumberd.pure.identities import keyed, logged_in
 from plumberd.pure.plumb_handshake import ALPN, GRANTED, MOST_HOPS, Called, Request, refusal
 from plumberd.pure.policy.route import Way
 from plumberd.pure.policy.subject import Holds
-from plumberd.pure.proxy_header import End
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.who import RemoteWho
 from plumberd.wiring.clients.delivery import as_stream
-from plumberd.wiring.clients.registrations import Registration
-from plumberd.wiring.core import Cancellable
 from plumberd.wiring.dialing.approach import guard
-from plumberd.wiring.inbound.inbound import Callers, Inbound
-from plumberd.wiring.inbound.proxied import end_of
+from plumberd.wiring.inbound.inbound import Callers
+from plumberd.wiring.inbound.inbound_proving import ProvingInbound, proved_by
 
 
-class TlsInbound(Inbound):
+class TlsInbound(ProvingInbound):
     """A caller on a socket of its own, inside TLS."""
 
     def __init__(
         self, callers: Callers, who: RemoteWho, sock: socket.socket, inward: Inward, published: str | None = None
     ) -> None:
-        super().__init__(callers, who, published)
-        self._sock = sock
+        super().__init__(callers, who, sock, published)
         self._inward = inward
         self._called = Called()
-        self._step: TlsHandshake | None = None
-        self._wire: Wire | None = None
-        self._checking: Cancellable | None = None
         self._unsaid: bytes | None = None
         self._is_ending = False
         self._said_of_caller: str | None = None
@@ -48,36 +38,12 @@ class TlsInbound(Inbound):
 
     def start(self) -> None:
         """Wait for the TLS handshake."""
-        if not self.begin():
+        if self.begin():
+            self.expect_tls(self._inward)
+        else:
             self._sock.close()
-            return
-        connection = openssl.connect(self._inward.context, self._sock, server=True)
-        self._step = TlsHandshake(
-            self.core.poll,
-            self._sock,
-            connection,
-            self._secured,
-            server=True,
-            fault_of=fault_of,
-            turns=self.core.turns,
-        )
-        self._step.start()
 
     # -- what Inbound asks for
-
-    def offer(self, registration: Registration) -> bool:
-        """See :meth:`Inbound.offer`: the claimant gets one end of a pair, and is told who has proved what."""
-        registration.check_room()
-        self.offer_relayed(registration)
-        return True
-
-    def here(self) -> End | None:
-        """See :meth:`Inbound.here`."""
-        return end_of(self._sock)
-
-    def tls_version(self) -> str:
-        """See :meth:`Inbound.tls_version`."""
-        return self._wire.version if self._wire is not None else ""
 
     def carry(self, service: socket.socket) -> None:
         """See :meth:`Inbound.carry`."""
@@ -91,7 +57,7 @@ class TlsInbound(Inbound):
         if self.published is None:
             self._unsaid = GRANTED
         self.core.relays.add(self)
-        self._watch()
+        self.watch()
         self._say()
 
     def tell(self, word: Refusal) -> None:
@@ -103,20 +69,8 @@ class TlsInbound(Inbound):
             # To who has proved nothing every refusal is the same.
             self._unsaid = refusal(word if self.who.identities else Refusal.DENIED)
         self.callers.lingering.set(self, self.drop)
-        self._watch()
+        self.watch()
         self._say()
-
-    def close(self) -> None:
-        """See :meth:`Inbound.close`."""
-        if self._step is not None:
-            self._step.cancel()
-            self._step = None
-        checking, self._checking = self._checking, None
-        if checking is not None:
-            checking.cancel()
-        if self._sock.fileno() >= 0:
-            self.core.poll.forget(self._sock.fileno())
-            self._sock.close()
 
     def abort(self) -> None:
         """End what is about to be a relay: plumberd stops."""
@@ -129,14 +83,7 @@ class TlsInbound(Inbound):
 
     # -- the steps
 
-    def _secured(self, result: Wire | Refused) -> None:
-        self._step = None
-        self._mark("tls")
-        if isinstance(result, Refused):
-            self.note(result.word.value, result.reason)
-            self.drop()
-            return
-        self._wire = wire = result
+    def _secured(self, wire: Wire) -> None:
         self.who = RemoteWho(self.who.scheme, self.who.address, self.who.port, proved_by(wire))
         if self.published is not None:
             self.named(self.published.encode())
@@ -144,14 +91,8 @@ class TlsInbound(Inbound):
             self.note(Refusal.BAD_REQUEST.value, "a TLS client that is no plumberd (ALPN plumb/1)")
             self.drop()
         else:
-            self._watch()
+            self.watch()
             self._ready(0)
-
-    def _watch(self) -> None:
-        if self.core.poll.watches(self._sock.fileno()):
-            self.core.poll.redirect(self._sock.fileno(), self._ready)
-        else:
-            self.core.poll.watch(self._sock.fileno(), self._ready)
 
     def _ready(self, events: int) -> None:
         if self._unsaid is not None or self._is_ending:
@@ -172,8 +113,7 @@ class TlsInbound(Inbound):
         except BlockingIOError:
             return
         except Refused as e:
-            self.is_named = True
-            self.refuse(e)
+            self.refuse_now(e)
             return
         except OSError:
             self.note("gone", "hung up without naming a service")
@@ -186,32 +126,15 @@ class TlsInbound(Inbound):
     def _asked(self, request: Request) -> None:
         self.hops = request.hops
         self._said_of_caller = request.caller
+        guard(self.refuse_now, self._prove, request)
+
+    def _prove(self, request: Request) -> None:
         if request.hops > MOST_HOPS:
-            self.is_named = True
-            self.refuse(Refused(Refusal.NOT_POSSIBLE, f"a chain of more than {MOST_HOPS} gateways"))
-        elif request.login is None:
-            guard(self._refuse_now, self._proved_all, request.service)
-        elif self.core.logins is None:
-            self.is_named = True
-            self.refuse(Refused(Refusal.UNAUTHENTICATED, "it logs in, and nobody here checks passwords"))
+            raise Refused(Refusal.NOT_POSSIBLE, f"a chain of more than {MOST_HOPS} gateways")
+        if request.login is None:
+            self._proved_all(request.service)
         else:
-            user = request.login.user
-
-            def checked(result: bool | Refused) -> None:
-                self._checking = None
-                guard(self._refuse_now, self._logged_in, request.service, user, result)
-
-            self._checking = self.core.logins.check(request.login, self.who.address, checked)
-
-    def _logged_in(self, service: str, user: str, result: bool | Refused) -> None:
-        self._mark("login")
-        if isinstance(result, Refused):
-            raise result
-        if not result:
-            raise Refused(Refusal.UNAUTHENTICATED, f"the login of {user!r} is wrong")
-        proved = self.who.identities | logged_in(user)
-        self.who = RemoteWho(self.who.scheme, self.who.address, self.who.port, proved)
-        self._proved_all(service)
+            self.check_login(request.login, functools.partial(self._proved_all, request.service))
 
     def _proved_all(self, service: str) -> None:
         """From here on it is who it has proved to be; for a trusted gateway, who that says has called it."""
@@ -230,11 +153,6 @@ class TlsInbound(Inbound):
         if self._gateway is not None and not self._is_trusted(self._gateway):
             raise Refused(Refusal.DENIED, f"the gateway {self.who.via} is not trusted any more")
         return super()._judge()
-
-    def _refuse_now(self, refused: Refused) -> None:
-        """Refuse it before its name has counted."""
-        self.is_named = True
-        self.refuse(refused)
 
     def _say(self) -> None:
         """Say ok or no, and go on: to the relay, or to the end."""
@@ -265,11 +183,3 @@ class TlsInbound(Inbound):
         relay = Relay(core.poll, core.reactor, core.pipes, self._sock, service, self.carried, forth=forth, back=back)
         core.relays.add(relay)
         relay.start()
-
-
-def proved_by(wire: Wire) -> frozenset[str]:
-    """Return what the handshake has proved, as conditions of rules are written."""
-    if wire.psk_identity is not None:
-        return keyed(wire.psk_identity)
-    chain = wire.peer_chain  # verified, or the handshake had failed
-    return identities(chain[0]) if chain else frozenset()

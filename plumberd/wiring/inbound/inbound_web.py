@@ -13,17 +13,14 @@ import time
 from collections.abc import Mapping
 from http import HTTPStatus
 
-from plumberd.effects import openssl
 from plumberd.effects.poll import ERR, HUP
-from plumberd.effects.tls_contexts import Inward, fault_of
-from plumberd.effects.tls_handshake import TlsHandshake
+from plumberd.effects.tls_contexts import Inward
 from plumberd.effects.tls_wire import Wire
 from plumberd.effects.ws_line import Line, PlainLine, TlsLine
 from plumberd.pure.address import account_of_address
-from plumberd.pure.identities import logged_in, with_token
+from plumberd.pure.identities import with_token
 from plumberd.pure.plumb_handshake import MOST_HOPS
 from plumberd.pure.policy.route import Way
-from plumberd.pure.proxy_header import End
 from plumberd.pure.refusals import Refusal, Refused, printable
 from plumberd.pure.shape import STREAM, Shape
 from plumberd.pure.web_http import STATUS, HttpError, HttpRequest, RequestReader, answer, refusal, switching
@@ -31,13 +28,9 @@ from plumberd.pure.web_request import Own, Proof, Upgrade, hops_of, parse_reques
 from plumberd.pure.web_safety import check_host, check_origin, check_site, source_of
 from plumberd.pure.who import RemoteWho
 from plumberd.pure.ws_messages import Subprotocol
-from plumberd.wiring.clients.registrations import Registration
-from plumberd.wiring.core import Cancellable
-from plumberd.wiring.dialing.approach import guard
 from plumberd.wiring.dialing.ws_ends import STREAM_FRAMING, carry_inbound
-from plumberd.wiring.inbound.inbound import Callers, Inbound
-from plumberd.wiring.inbound.inbound_tls import proved_by
-from plumberd.wiring.inbound.proxied import end_of
+from plumberd.wiring.inbound.inbound import Callers
+from plumberd.wiring.inbound.inbound_proving import ProvingInbound, proved_by
 from plumberd.wiring.inbound.web_pages import BY_NAME, OWN_ONLY, Page, list_services, page_of, tell_of
 
 _DISCARDED_BYTES = 1 << 20
@@ -48,17 +41,13 @@ _WORDS = {HTTPStatus.FORBIDDEN: Refusal.DENIED, HTTPStatus.NOT_FOUND: Refusal.UN
 """What a request lacks by itself is a bad request but for these."""
 
 
-class WebInbound(Inbound):
+class WebInbound(ProvingInbound):
     """A caller on a socket of its own."""
 
     def __init__(self, callers: Callers, who: RemoteWho, sock: socket.socket, inward: Inward | None) -> None:
-        super().__init__(callers, who, None)
-        self._sock = sock
+        super().__init__(callers, who, sock, None)
         self._inward = inward
         self._line: Line = PlainLine(sock)
-        self._wire: Wire | None = None
-        self._step: TlsHandshake | None = None
-        self._checking: Cancellable | None = None
         self._reader = RequestReader()
         self._request: HttpRequest | None = None
         self._asked: Upgrade | Own | None = None
@@ -75,37 +64,12 @@ class WebInbound(Inbound):
         """Wait for the request, or for the TLS handshake before it."""
         if not self.begin():
             self._sock.close()
-            return
-        if self._inward is None:
-            self.core.poll.watch(self._sock.fileno(), self._ready)
-            return
-        connection = openssl.connect(self._inward.context, self._sock, server=True)
-        self._step = TlsHandshake(
-            self.core.poll,
-            self._sock,
-            connection,
-            self._secured,
-            server=True,
-            fault_of=fault_of,
-            turns=self.core.turns,
-        )
-        self._step.start()
+        elif self._inward is None:
+            self.watch()
+        else:
+            self.expect_tls(self._inward)
 
     # -- what Inbound asks for
-
-    def offer(self, registration: Registration) -> bool:
-        """See :meth:`Inbound.offer`: the claimant gets one end of a pair, on which its messages look as ever."""
-        registration.check_room()
-        self.offer_relayed(registration)
-        return True
-
-    def here(self) -> End | None:
-        """See :meth:`Inbound.here`."""
-        return end_of(self._sock)
-
-    def tls_version(self) -> str:
-        """See :meth:`Inbound.tls_version`."""
-        return self._wire.version if self._wire is not None else ""
 
     @property
     def shape(self) -> Shape:
@@ -150,33 +114,11 @@ class WebInbound(Inbound):
         self._reason = refused.reason
         super().refuse(refused)
 
-    def close(self) -> None:
-        """See :meth:`Inbound.close`."""
-        step, self._step = self._step, None
-        if step is not None:
-            step.cancel()
-        checking, self._checking = self._checking, None
-        if checking is not None:
-            checking.cancel()
-        if self._sock.fileno() >= 0:
-            self.core.poll.forget(self._sock.fileno())
-            self._sock.close()
-
     # -- the steps
 
-    def _secured(self, result: Wire | Refused) -> None:
-        self._step = None
-        self._mark("tls")
-        if isinstance(result, Refused):
-            self.note(result.word.value, result.reason)
-            self.drop()
-            return
-        self._wire = result
-        self._line = TlsLine(result, self.core.buffers)
-        if self.core.poll.watches(self._sock.fileno()):
-            self.core.poll.redirect(self._sock.fileno(), self._ready)
-        else:
-            self.core.poll.watch(self._sock.fileno(), self._ready)
+    def _secured(self, wire: Wire) -> None:
+        self._line = TlsLine(wire, self.core.buffers)
+        self.watch()
         self._read()
 
     def _ready(self, events: int) -> None:
@@ -213,7 +155,7 @@ class WebInbound(Inbound):
         except HttpError as e:
             self._refuse_request(e)
         except Refused as e:
-            self._refuse_now(e)
+            self.refuse_now(e)
 
     def _look_at(self, request: HttpRequest) -> None:
         """Look at what the request says by itself.
@@ -260,32 +202,11 @@ class WebInbound(Inbound):
                 failures.failed(account, "", now)
                 raise Refused(Refusal.UNAUTHENTICATED, "the token is nobody's")
             self._bearer = (proof.token, name)
-            self._add(with_token(name))
-        elif proof.login is not None:
-            if self.core.logins is None:
-                raise Refused(Refusal.UNAUTHENTICATED, "it logs in, and nobody here checks passwords")
-            user = proof.login.user
-
-            def checked(result: bool | Refused) -> None:
-                self._checking = None
-                guard(self._refuse_now, self._logged_in, user, result)
-
-            self._checking = self.core.logins.check(proof.login, self.who.address, checked)
-            return
-        self._proved_all()
-
-    def _logged_in(self, user: str, result: bool | Refused) -> None:
-        self._mark("login")
-        if isinstance(result, Refused):
-            raise result
-        if not result:
-            raise Refused(Refusal.UNAUTHENTICATED, f"the login of {user!r} is wrong")
-        self._add(logged_in(user))
-        self._proved_all()
-
-    def _add(self, proved: frozenset[str]) -> None:
-        who = self.who
-        self.who = RemoteWho(who.scheme, who.address, who.port, who.identities | proved, who.via)
+            self.add_proved(with_token(name))
+        if proof.login is None:
+            self._proved_all()
+        else:
+            self.check_login(proof.login, self._proved_all)
 
     def _proved_all(self) -> None:
         """From here on it is who it has proved to be."""
@@ -334,11 +255,6 @@ class WebInbound(Inbound):
         if proved or self._before_service:
             return printable(self._reason)
         return "it is refused to who has proved nothing: a token may be wanted, or there is no such service"
-
-    def _refuse_now(self, refused: Refused) -> None:
-        """Refuse it before its name has counted."""
-        self.is_named = True
-        self.refuse(refused)
 
     def _refuse_request(self, error: HttpError) -> None:
         """Refuse a request for what it lacks by itself."""

@@ -220,10 +220,7 @@ class Carriage:
             return
         assert self._uri is not None
         if self._uri.scheme == "udp":
-            try:
-                self._carry_messages(self._uri, answer)
-            except Refused as e:
-                self._refuse(e)
+            guard(self._refuse, self._carry_messages, self._uri, answer)
             return
         traveller, done = Traveller(self._account, carries=True), self._reached
         if self._uri.scheme in CARRY_MESSAGES:
