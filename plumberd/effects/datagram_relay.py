@@ -22,7 +22,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from plumberd.effects.messages import MessageEnd
 from plumberd.effects.poll import ERR, HUP, OUT, Poll
 from plumberd.framing import FramingError
-from plumberd.pure.datagrams import Counts
+from plumberd.pure.datagrams import CLOSE, DATA, END, HERE, Counts, Session
 
 BATCH = 64
 """Messages of one side before they are passed on together, and before the other side has its turn."""
@@ -149,6 +149,30 @@ class DatagramRelay:
         self._finish("aborted", tell=True)
 
     # -- what the far side tells
+
+    def heard(self, session: Session, datagrams: list[bytes]) -> None:
+        """These have come for *session*, in this order."""
+        messages: list[bytes] = []
+        for datagram in datagrams:
+            came = session.receive(datagram)
+            if came is None:
+                continue
+            kind, message = came
+            if kind == DATA:
+                messages.append(message)
+                continue
+            if messages:
+                self.received(messages)
+                messages = []
+            if kind == HERE:
+                self.is_here()
+            elif kind == END:
+                self.far_ended()
+            elif kind == CLOSE:
+                self.far_closed("closed")
+                return
+        if messages:
+            self.received(messages)
 
     def received(self, messages: list[bytes]) -> None:
         """These have come, in this order."""

@@ -9,7 +9,7 @@ import socket
 from plumberd.effects.datagram_relay import BATCH, Far
 from plumberd.effects.poll import ERR, OUT, Poll
 from plumberd.effects.udp import DATAGRAM_BYTES, GONE, SOFT, Sender, hear_errors, limit_of, read_error
-from plumberd.pure.datagrams import CLOSE, DATA, END, HEADER_BYTES, Session
+from plumberd.pure.datagrams import HEADER_BYTES, Session
 
 _ROUNDS = 4
 """Batches that are read before others have their turn."""
@@ -217,25 +217,7 @@ class UdpFar(Far):
             self.counts.received += len(datagrams)
             relay.received(datagrams)
             return
-        messages: list[bytes] = []
-        for datagram in datagrams:
-            came = session.receive(datagram)
-            if came is None:
-                continue
-            kind, message = came
-            if kind == DATA:
-                messages.append(message)
-                continue
-            if messages:
-                relay.received(messages)
-                messages = []
-            if kind == END:
-                relay.far_ended()
-            elif kind == CLOSE:
-                relay.far_closed("closed")
-                return
-        if messages:
-            relay.received(messages)
+        relay.heard(session, datagrams)
 
     def _survives(self, error: OSError) -> bool:
         """Take what ICMP has told; tell whether the far side is still there."""

@@ -12,7 +12,7 @@ from plumberd.effects.datagram_relay import DatagramRelay, Far
 from plumberd.effects.messages import MessageEnd
 from plumberd.effects.udp import IcmpError, Sender, limit_to
 from plumberd.pure import datagrams
-from plumberd.pure.datagrams import CLOSE, DATA, END, HEADER_BYTES, HERE, SESSION_BYTES, Session
+from plumberd.pure.datagrams import HEADER_BYTES, SESSION_BYTES, Session
 from plumberd.pure.proxy_header import End
 from plumberd.pure.refusals import Refusal
 from plumberd.pure.shape import Shape, SocketType
@@ -217,27 +217,7 @@ class SessionFar(Far):
         relay = self.relay
         assert relay is not None
         taken, self._taken = self._taken, []
-        messages: list[bytes] = []
-        for datagram in taken:
-            came = self._session.receive(datagram)
-            if came is None:
-                continue
-            kind, message = came
-            if kind == DATA:
-                messages.append(message)
-                continue
-            if messages:
-                relay.received(messages)
-                messages = []
-            if kind == HERE:
-                relay.is_here()
-            elif kind == END:
-                relay.far_ended()
-            elif kind == CLOSE:
-                relay.far_closed("closed")
-                return
-        if messages:
-            relay.received(messages)
+        relay.heard(self._session, taken)
 
     def send(self, messages: list[bytes]) -> int:
         """See :meth:`Far.send`."""
