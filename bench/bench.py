@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import Any, NoReturn
 
+from arguments import read_arguments
 from stage import DIRECT, LOAD, LOCKED, MANY_RULES, TWO_HAPROXIES, BenchError, Contender, Stage
 
 REST_SECONDS = 0.1
@@ -192,21 +193,6 @@ def as_json(results: Results, context: dict[str, Any]) -> str:
     return json.dumps({**context, "measures": measures, "goals": goals}, indent=2)
 
 
-def read_arguments(words: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line; a mistake is a message and exit status 2."""
-    parser = argparse.ArgumentParser(description="Measure plumberd against direct TCP and HAProxy.")
-    parser.add_argument("--quick", action="store_true", help="see whether it works: one short round, no true figures")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    parser.add_argument("--rounds", type=int, default=8, help="how often everything is measured [default: 8]")
-    parser.add_argument("--seconds", type=float, default=0.6, help="how long each run lasts [default: 0.6]")
-    arguments = parser.parse_args(words)
-    if arguments.rounds < 1 or not 0.05 <= arguments.seconds <= 60:
-        parser.error("wanted at least one round, and 0.05 to 60 seconds")
-    if arguments.quick:
-        arguments.rounds, arguments.seconds = 1, 0.1
-    return arguments
-
-
 def interrupt(number: int, frame: FrameType | None) -> NoReturn:
     """End in order on a signal, as on an interrupt at the terminal."""
     raise KeyboardInterrupt
@@ -247,7 +233,7 @@ def surroundings() -> dict[str, Any]:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the benchmark; return 0 where it ran, whether or not the goals hold."""
-    arguments = read_arguments(words)
+    arguments = read_arguments(words, "Measure plumberd against direct TCP and HAProxy.", rounds=8, seconds=0.6)
 
     def measure() -> None:
         with Stage() as stage:

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from arguments import read_arguments
 from stage import BenchError, memory_of
 from tls_stage import GROUP, HAPROXIES, PLUMBERDS, SUITE, TlsContender, TlsStage
 
@@ -126,25 +127,9 @@ def sentences(results: Results, memory: dict[str, float]) -> Iterator[tuple[str,
     yield MEMORY, reached, MEMORY_GOAL, reached <= MEMORY_GOAL
 
 
-def read_arguments(words: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line; a mistake is a message and exit status 2."""
-    parser = argparse.ArgumentParser(description="Measure plumberd's TLS against that of other programs.")
-    parser.add_argument("--quick", action="store_true", help="see whether it works: one short round, no true figures")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    parser.add_argument("--rounds", type=int, default=6, help="how often everything is measured [default: 6]")
-    parser.add_argument("--seconds", type=float, default=0.8, help="how long each run lasts [default: 0.8]")
-    parser.add_argument("--idle", type=int, default=1000, help="idle connections for their memory [default: 1000]")
-    arguments = parser.parse_args(words)
-    if arguments.rounds < 1 or not 0.05 <= arguments.seconds <= 60 or not 10 <= arguments.idle <= 5000:
-        parser.error("wanted at least one round, 0.05 to 60 seconds, and 10 to 5000 idle connections")
-    if arguments.quick:
-        arguments.rounds, arguments.seconds, arguments.idle = 1, 0.1, 50
-    return arguments
-
-
 def main(words: Sequence[str] | None = None) -> int:
     """Run the benchmark; return 0 where it ran, whether or not the goals hold."""
-    arguments = read_arguments(words)
+    arguments = read_arguments(words, "Measure plumberd's TLS against other relays.", rounds=6, seconds=0.8, idle=1000)
 
     def measure() -> None:
         try:

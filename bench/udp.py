@@ -14,6 +14,7 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 
+from arguments import read_arguments
 from udp_stage import DIRECT, PLUMBERD, SOCAT, TWO_PLUMBERDS, TWO_SOCATS, UDP_LOAD, UdpStage
 
 from bench import Goal, Measure, Results, ratio, run_all, run_measuring, surroundings
@@ -56,24 +57,9 @@ def table(results: Results) -> Iterator[str]:
         yield f"{labels[measure.name]:<{wide}}{cells}"
 
 
-def read_arguments(words: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line; a mistake is a message and exit status 2."""
-    parser = argparse.ArgumentParser(description="Measure plumberd's datagrams against socat.")
-    parser.add_argument("--quick", action="store_true", help="see whether it works: one short round, no true figures")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    parser.add_argument("--rounds", type=int, default=6, help="how often everything is measured [default: 6]")
-    parser.add_argument("--seconds", type=float, default=1.0, help="how long each run lasts [default: 1]")
-    arguments = parser.parse_args(words)
-    if arguments.rounds < 1 or not 0.05 <= arguments.seconds <= 60:
-        parser.error("wanted at least one round, and 0.05 to 60 seconds")
-    if arguments.quick:
-        arguments.rounds, arguments.seconds = 1, 0.1
-    return arguments
-
-
 def main(words: Sequence[str] | None = None) -> int:
     """Run the benchmark; return 0 where it ran, whether or not the goals hold."""
-    arguments = read_arguments(words)
+    arguments = read_arguments(words, "Measure plumberd's datagrams against socat.", rounds=6, seconds=1.0)
 
     def measure() -> None:
         with UdpStage() as stage:

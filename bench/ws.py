@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from arguments import read_arguments
 from stage import BenchError
 from ws_stage import IPC, NODE, RAW, WEBSOCKIFY, WS_LOAD, WsContender, WsStage
 
@@ -150,25 +151,11 @@ def judge(results: Results, memory: dict[str, float]) -> Iterator[tuple[str, str
             yield MEMORY, contender, against, reached, reached <= 1
 
 
-def read_arguments(words: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line; a mistake is a message and exit status 2."""
-    parser = argparse.ArgumentParser(description="Measure webipcd against other relays of WebSockets.")
-    parser.add_argument("--quick", action="store_true", help="see whether it works: one short round, no true figures")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    parser.add_argument("--rounds", type=int, default=6, help="how often everything is measured [default: 6]")
-    parser.add_argument("--seconds", type=float, default=0.8, help="how long each run lasts [default: 0.8]")
-    parser.add_argument("--idle", type=int, default=300, help="idle connections for their memory [default: 300]")
-    arguments = parser.parse_args(words)
-    if arguments.rounds < 1 or not 0.05 <= arguments.seconds <= 60 or not 10 <= arguments.idle <= 2000:
-        parser.error("wanted at least one round, 0.05 to 60 seconds, and 10 to 2000 idle connections")
-    if arguments.quick:
-        arguments.rounds, arguments.seconds, arguments.idle = 1, 0.1, 20
-    return arguments
-
-
 def main(words: Sequence[str] | None = None) -> int:
     """Run the benchmark; return 0 where it ran, whether or not the goals hold."""
-    arguments = read_arguments(words)
+    arguments = read_arguments(
+        words, "Measure webipcd against other relays of WebSockets.", rounds=6, seconds=0.8, idle=300, most_idle=2000
+    )
 
     def measure() -> None:
         if not WS_LOAD.exists():

@@ -86,8 +86,8 @@ class Proved(TlsTestCase):
         await self.idle(far)
 
 
-class _Checker:
-    """Knows one user; answers when it is told to."""
+class OneUser:
+    """Checks passwords, and knows one user."""
 
     def check(self, login: Login, address: IPAddress | None, done: Callable[[bool | Refused], None]) -> Any:
         done((login.user, login.password) == ("carol", "secret"))
@@ -97,7 +97,7 @@ class _Checker:
         return
 
 
-class _Slow(_Checker):
+class _Slow(OneUser):
     """Never answers."""
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ class LoggedIn(TlsTestCase):
     async def test_a_login_is_checked_and_proved(self) -> None:
         far, near = self.far("allow in pong any for login:carol"), self.near()
         assert far.core is not None
-        far.core.logins = _Checker()
+        far.core.logins = OneUser()
         self.serve(far.settings.rundir, "pong")
         port = self.tcpd_port(far)
         self.assertEqual(await self.exchange(await self.granted(near, port, user="carol:secret@"), b"hi"), b"hi")

@@ -18,12 +18,9 @@ from websockets.sync.client import ClientConnection
 
 from plumberd.framing import Decoder, Message, encode
 from plumberd.pure.limits import Limits
-from plumberd.pure.plumb_handshake import Login
 from plumberd.pure.policy.route import Routes, parse_route
-from plumberd.pure.refusals import Refused
 from plumberd.pure.tls import ClientCertificates, TlsSettings
 from plumberd.pure.tokens import Tokens
-from plumberd.pure.uri import IPAddress
 from plumberd.wiring.config.settings import WebListener
 from plumberd.wiring.inbound.inbound import REFUSAL_SECONDS
 from plumberd.wiring.inbound.tcpd import wanted_by
@@ -32,6 +29,7 @@ from tests.issued import root
 from tests.running import RunningTestCase, leading
 from tests.support import DEADLINE_SECONDS, in_thread, read_all, until
 from tests.tables import each
+from tests.test_inbound_proving import OneUser
 from tests.test_inbound_tls import trusting
 from tests.web_clients import LISTEN, UPGRADE, http, opened, parsed, web
 
@@ -605,17 +603,6 @@ class Reloaded(WebTestCase):
         await self.wait_until_idle(broker)
 
 
-class _Checker:
-    """Knows one user."""
-
-    def check(self, login: Login, address: IPAddress | None, done: Callable[[bool | Refused], None]) -> Any:
-        done((login.user, login.password) == ("carol", "secret"))
-        return self
-
-    def cancel(self) -> None:
-        return
-
-
 class InsideTls(WebTestCase):
     def setUp(self) -> None:
         super().setUp()
@@ -658,7 +645,7 @@ class InsideTls(WebTestCase):
     async def test_a_login_is_taken(self) -> None:
         broker = self.secure("allow in pong wss:any for login:carol")
         assert broker.core is not None
-        broker.core.logins = _Checker()
+        broker.core.logins = OneUser()
         self.serve(broker.settings.rundir, "pong")
         port = self.tcpd_port(broker)
         right = {"Authorization": "Basic Y2Fyb2w6c2VjcmV0"}
