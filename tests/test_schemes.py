@@ -90,9 +90,8 @@ class _Contract(RunningTestCase):
                     found.extend(one.payload for one in decoder.feed(sock.recv(65536)))
             return found
 
-        found = await in_thread(
-            talk
-        )  # each is sent when the one before is back: there is nothing to lose or to reorder
+        # Each is sent when the one before is back: there is nothing to lose or to reorder.
+        found = await in_thread(talk)
         self.assertEqual(found, MESSAGES)
         sock.close()
         await self.wait_until_idle(near)

@@ -11,7 +11,7 @@ from plumberd.inherited import VARIABLE
 from tests.fake_broker import grant, refuse
 from tests.fake_control import ControlTestCase, named
 from tests.plumb_case import PlumbTestCase, bare_environ
-from tests.support import in_thread, read_all
+from tests.support import in_thread, read_all, until
 
 TELL = 'env | grep -E "^(PROTO|TCP|UNIX|PLUMB_)" | sort >&2'
 
@@ -38,6 +38,7 @@ class Running(PlumbTestCase):
 
         words = ("exec", "--stdio", "pong", "--", "sh", "-c", 'read -r line; echo "answer to $line"; ls /proc/self/fd')
         self.assertEqual(await self.finished("--rundir", self.serving(serve), *words), (0, "", ""))
+        await until(lambda: got)
         self.assertEqual(got, [b"answer to question\n0\n1\n2\n3\n"])  # 3 is the listing's own
 
     async def test_the_variables_tell_of_the_connection(self) -> None:
