@@ -179,8 +179,8 @@ class Whole(ReloadTestCase):
         go_on, begun = threading.Event(), []
 
         def read(old: Settings) -> Settings:
-            begun.append(old.generation)
             settings = read_settings(CommandLine(self.config, rundir=self.rundir), old.generation + 1)
+            begun.append(old.generation)  # what is written from here on is not in it
             go_on.wait(20)
             return settings
 
