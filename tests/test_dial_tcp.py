@@ -26,6 +26,7 @@ from plumberd.pure.address import Zone
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import IPAddress
 from tests.children import needs_root
+from tests.ports import free_port
 from tests.support import CleanTestCase, in_thread, no_descriptors, open_descriptors, read_exactly, real_reactor, until
 
 V4 = ipaddress.ip_address("127.0.0.1")
@@ -130,13 +131,6 @@ class DialTestCase(CleanTestCase):
         """Fill a backlog of 0, which holds one: from then on nobody gets an answer."""
         self.owned(socket.socket(listener.family)).connect(listener.getsockname())
 
-    def free_port(self) -> int:
-        """Return a port on which nobody listens, on any of the addresses."""
-        port, listeners = self.server(V4, OTHER_V4, THIRD_V4, V6)
-        for sock in listeners:
-            sock.close()
-        return port
-
     def sockets(self) -> int:
         return sum(what.startswith("socket:") for what in open_descriptors().values())
 
@@ -160,14 +154,14 @@ class OneAddress(DialTestCase):
         await self.check(V6)
 
     async def test_nobody_listens(self) -> None:
-        port = self.free_port()
+        port = free_port()
         self.start(port, V4)
         refusal = await self.refused()
         self.assertEqual(refusal.word, Refusal.UNREACHABLE)
         self.assertEqual(refusal.reason, f"127.0.0.1:{port}: Connection refused")
 
     async def test_nobody_listens_on_ipv6(self) -> None:
-        port = self.free_port()
+        port = free_port()
         self.start(port, V6)
         self.assertEqual((await self.refused()).reason, f"[::1]:{port}: Connection refused")
 
@@ -181,7 +175,7 @@ class OneAddress(DialTestCase):
 
     async def test_a_refusal_that_comes_later_is_told_by_the_reactor(self) -> None:
         self.patch(dial_tcp, "zone", lambda _: Zone.ORDINARY)
-        self.start(self.free_port(), V4)
+        self.start(free_port(), V4)
         self.assertEqual(self.results, [])
         self.assertEqual((await self.refused()).word, Refusal.UNREACHABLE)
 
@@ -198,7 +192,7 @@ class OneAddress(DialTestCase):
         self.assertEqual((await self.refused()).word, Refusal.BUSY)
 
     async def test_a_socket_that_has_met_itself_is_no_connection(self) -> None:
-        port = self.free_port()
+        port = free_port()
         self.patch(socket, "socket", MeetsItself)
         self.start(port, V4)
         self.assertEqual((await self.refused()).reason, f"127.0.0.1:{port}: Connection refused")
@@ -225,7 +219,7 @@ class SeveralAddresses(DialTestCase):
         self.assertEqual((await self.connected())[1], V6)
 
     async def test_where_all_refuse_the_reason_names_all(self) -> None:
-        port = self.free_port()
+        port = free_port()
         self.start(port, V4, V6)
         self.assertEqual(
             (await self.refused()).reason, f"127.0.0.1:{port}: Connection refused; [::1]:{port}: Connection refused"

@@ -12,6 +12,7 @@ from plumberd.effects.udp import new_socket
 from plumberd.pure.refusals import Refusal, Refused
 from tests.children import needs_root
 from tests.datagram_peer import take
+from tests.ports import free_port
 from tests.support import CleanTestCase, in_thread, real_reactor, until
 from tests.tables import each
 
@@ -111,9 +112,7 @@ class Without(DialTestCase):
             made.append(sock)
             return sock
 
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.dial(HERE, port=port, make=make)
         sock, _, _ = await self.result()
         self.assertEqual(len(made), 2)

@@ -19,6 +19,7 @@ from plumberd.wiring.inbound import tcpd as tcpd_module
 from plumberd.wiring.inbound.listening import server_from_string
 from plumberd.wiring.ops.reload import Reload
 from plumberd.wiring.service import PlumberdService
+from tests.ports import free_port
 from tests.running import RunningTestCase
 from tests.support import (
     dial,
@@ -90,12 +91,6 @@ class ReloadTestCase(RunningTestCase):
         assert service.tcpd is not None
         hosts: list[Any] = [port.getHost() for port in service.tcpd.ports]
         return [host.port for host in hosts if hasattr(host, "port")]
-
-    def free_port(self) -> int:
-        """Return a port where nobody listens."""
-        listener, port = self.listener()
-        listener.close()
-        return port
 
 
 class Whole(ReloadTestCase):
@@ -277,7 +272,7 @@ class NotAtAll(ReloadTestCase):
 
     async def test_a_listener_whose_port_is_taken(self) -> None:
         _, taken = self.listener()
-        free = self.free_port()
+        free = free_port()
         listen = ", ".join(f'"tcp:{port}:interface=127.0.0.1"' for port in (free, taken))
         answer = await self.reload(f'rules = ["allow out x any"]\n[listen]\ntcpd = [{listen}]\n')
         (mistake,) = answer["mistakes"]
@@ -290,7 +285,7 @@ class NotAtAll(ReloadTestCase):
 
     async def test_an_endpoint_that_cannot_be_made_any_more(self) -> None:
         """One whose string names a file that has gone between the reading and the listening."""
-        free = self.free_port()
+        free = free_port()
         make = server_from_string
 
         def make_one(reactor: Any, description: str) -> Any:
@@ -308,7 +303,7 @@ class NotAtAll(ReloadTestCase):
         await self.check_as_before()
 
     async def test_an_audit_file_that_cannot_be_opened(self) -> None:
-        free = self.free_port()
+        free = free_port()
         listen = f'[listen]\ntcpd = ["tcp:{free}:interface=127.0.0.1"]\n'
         self.assertEqual(await self.mistakes(f'[audit]\nfile = "{self.home}"\n{listen}'), ["audit"])
         with socket.socket() as sock:
@@ -381,7 +376,7 @@ class Listeners(ReloadTestCase):
         return f'rules = ["allow in pong any"]\n[listen]\ntcpd = [{listed}]\n{more}'
 
     async def test_one_is_added_and_one_is_taken_away_and_who_is_connected_stays(self) -> None:
-        one, two, three = (self.free_port() for _ in range(3))
+        one, two, three = (free_port() for _ in range(3))
         service = self.run_configured(self.listen(one, two))
         self.serve(self.rundir, "pong")
         over = self.owned(socket.create_connection(("127.0.0.1", one)))
@@ -401,7 +396,7 @@ class Listeners(ReloadTestCase):
         self.assertEqual(await in_thread(read_exactly, over, 5), b"still")
 
     async def test_a_published_service_is_added_and_taken_away(self) -> None:
-        port = self.free_port()
+        port = free_port()
         service = self.run_configured('rules = ["allow in pong any"]')
         self.serve(self.rundir, "pong", lambda sock: sock.sendall(b"hi"))
         more = f'rules = ["allow in pong any"]\n[listen.publish]\npong = ["tcp:{port}:interface=127.0.0.1"]\n'
@@ -431,7 +426,7 @@ class Listeners(ReloadTestCase):
         await until(lambda: (mine.st_dev, mine.st_ino) not in core.own)
 
     async def test_who_is_on_the_way_in_through_one_that_is_taken_away_still_gets_there(self) -> None:
-        service = self.run_configured(self.listen(self.free_port()))
+        service = self.run_configured(self.listen(free_port()))
         self.serve(self.rundir, "pong")
         sock = self.owned(socket.create_connection(("127.0.0.1", self.ports(service)[0])))
         assert service.tcpd is not None

@@ -14,6 +14,7 @@ from plumberd.pure.limits import Limits
 from plumberd.pure.modes import Mode
 from plumberd.wiring.service import PlumberdService
 from tests.datagram_peer import take
+from tests.ports import free_port
 from tests.running import RunningTestCase
 from tests.support import (
     dialled,
@@ -243,9 +244,7 @@ class Ended(CarryTestCase):
     @each(("seqpacket",), ("stream",))
     async def test_nobody_there_is_the_end(self, kind: str) -> None:
         broker = self.run_broker()
-        with socket.socket(type=socket.SOCK_DGRAM) as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         _, sock = await self.connected(broker, f"udp://127.0.0.1:{port}", type=kind)
         sock.send(b"x")
         self.assertEqual(await in_thread(sock.recv, 100), b"")

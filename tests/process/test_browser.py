@@ -7,11 +7,11 @@ import http.server
 import os
 import secrets
 import signal
-import socket
 import threading
 from typing import Any
 
 from plumberd.pure.limits import Limits
+from tests.ports import free_port
 from tests.process.browser import BrowserTestCase, Page
 from tests.process.running import ROOT, Program
 
@@ -90,13 +90,6 @@ class WebTestCase(BrowserTestCase):
         self.assertIsInstance(refused, dict)
         assert isinstance(refused, dict)
         return refused
-
-
-def free_port() -> int:
-    """Return a port that is free at this moment: a daemon that starts again has to have the same."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Library(WebTestCase):

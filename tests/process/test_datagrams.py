@@ -15,6 +15,7 @@ import statsd  # type: ignore[import-untyped]
 
 from tests.children import needs_root
 from tests.datagram_peer import call
+from tests.ports import free_port
 from tests.process.programs import ToolTestCase, find
 from tests.process.running import DEADLINE_SECONDS, Program
 
@@ -208,9 +209,7 @@ class Daemons(DatagramsTestCase):
         write()
         daemon = self.broker(far, "--config", file)
         self.pongd(far)
-        with socket.socket(type=socket.SOCK_DGRAM) as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         write(f"127.0.0.1:{port}")
         daemon.process.send_signal(signal.SIGHUP)
         daemon.wait_for("listen.udpd: \\+")

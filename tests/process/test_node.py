@@ -11,6 +11,7 @@ import socket
 import threading
 from typing import Any
 
+from tests.ports import free_port
 from tests.process.programs import PACKAGES, find, find_package
 from tests.process.running import DEADLINE_SECONDS, ProcessTestCase, Program
 from tests.support import native_ask, read_exactly
@@ -192,13 +193,6 @@ class Outbound(NodeTestCase):
         os.write(write_end, b"from wscat\n")
         self.assertEqual(sock.recv(100), b"from wscat")
         server.stop(signal.SIGTERM)
-
-
-def free_port() -> int:
-    """Return a port that is free at this moment, for a program that cannot tell which it has."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def answers(port: int) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from plumberd import client
 from tests.issued import DAY, NOW, Issued, root, rsa_key, self_signed
+from tests.ports import free_port
 from tests.process.running import DEADLINE_SECONDS, ProcessTestCase, Program
 from tests.support import read_all
 from tests.tables import each
@@ -46,13 +47,6 @@ class InteropTestCase(ProcessTestCase):
 
     def path(self, name: str) -> str:
         return str(self.dir / name)
-
-    def free_port(self) -> int:
-        """Return a port that was free a moment ago, for programs that do not tell theirs."""
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            port: int = sock.getsockname()[1]
-            return port
 
     def accepts(self, port: int) -> bool:
         with socket.socket() as probe:
@@ -95,7 +89,7 @@ class InteropTestCase(ProcessTestCase):
 
     def echo(self) -> int:
         """Run a TCP server that sends everything back; return its port."""
-        port = self.free_port()
+        port = free_port()
         self.listens(self.program("socat", f"TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork", "EXEC:cat"), port)
         return port
 
@@ -136,7 +130,7 @@ class OpenSslServer(InteropTestCase):
     """plumberd calls ``openssl s_server``."""
 
     def s_server(self, *options: str, name: str = "server") -> int:
-        port = self.free_port()
+        port = free_port()
         own = (
             "-cert",
             self.path(f"{name}.pem"),
@@ -243,7 +237,7 @@ class Stunnel(InteropTestCase):
         ("psk", "ciphers = PSK\nPSKsecrets = {dir}/psk\n", "psk"),
     )
     def test_as_a_server(self, _: str, proof: str, kind: str) -> None:
-        port, behind = self.free_port(), self.echo()
+        port, behind = free_port(), self.echo()
         self.stunnel(f"accept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{behind}\n{proof.format(dir=self.dir)}", port)
         more = f'psk_file = "{self.path("psk")}"\n' + self.peer(port, 'psk = "laptop"') if kind else ""
         self.assertEqual(self.talk(self.outward(more), f"tls://127.0.0.1:{port}", b"hello"), b"hello")
@@ -254,7 +248,7 @@ class Stunnel(InteropTestCase):
     )
     def test_as_a_client(self, _: str, proof: str, who: str) -> None:
         asks = f'trust = ["{self.path("ca.pem")}"]\nclient_certificates = "optional"\npsk_file = "{self.path("psk")}"\n'
-        far, port = self.inward(asks, f"allow in echo any for {who}"), self.free_port()
+        far, port = self.inward(asks, f"allow in echo any for {who}"), free_port()
         text = f"client = yes\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{far}\n{proof.format(dir=self.dir)}"
         self.stunnel(text, port)
         with socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS) as sock:
@@ -281,7 +275,7 @@ class Proxies(InteropTestCase):
         self.listens(self.program("nginx", "-p", str(self.dir), "-e", "stderr", "-c", config), port)
 
     def test_haproxy_as_a_server_that_wants_a_certificate(self) -> None:
-        port = self.free_port()
+        port = free_port()
         self.haproxy(
             f"ssl crt {self.path('server.both')} ca-file {self.path('ca.pem')} verify required",
             f"127.0.0.1:{self.echo()}",
@@ -292,7 +286,7 @@ class Proxies(InteropTestCase):
 
     def test_haproxy_as_a_client_that_shows_one(self) -> None:
         asks = f'trust = ["{self.path("ca.pem")}"]\nclient_certificates = "required"\n'
-        far, port = self.inward(asks, "allow in echo tls:b.example"), self.free_port()
+        far, port = self.inward(asks, "allow in echo tls:b.example"), free_port()
         own = f"ssl crt {self.path('client.both')} ca-file {self.path('ca.pem')} verify required"
         self.haproxy("", f"127.0.0.1:{far} {own}", port)
         with socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS) as sock:
@@ -300,7 +294,7 @@ class Proxies(InteropTestCase):
             self.assertEqual(sock.recv(100), b"hello")
 
     def test_nginx_as_a_server_that_wants_a_certificate(self) -> None:
-        port = self.free_port()
+        port = free_port()
         own = f"ssl_certificate {self.path('server.pem')}; ssl_certificate_key {self.path('server.key')};"
         wants = f"ssl_client_certificate {self.path('ca.pem')}; ssl_verify_client on;"
         self.nginx(f"ssl; {own} {wants} proxy_pass 127.0.0.1:{self.echo()};", port)
@@ -309,7 +303,7 @@ class Proxies(InteropTestCase):
 
     def test_nginx_as_a_client_that_shows_one(self) -> None:
         asks = f'trust = ["{self.path("ca.pem")}"]\nclient_certificates = "required"\n'
-        far, port = self.inward(asks, "allow in echo tls:b.example"), self.free_port()
+        far, port = self.inward(asks, "allow in echo tls:b.example"), free_port()
         pem, key = self.path("client.pem"), self.path("client.key")
         own = f"proxy_ssl on; proxy_ssl_certificate {pem}; proxy_ssl_certificate_key {key};"
         check = f"proxy_ssl_trusted_certificate {self.path('ca.pem')}; proxy_ssl_verify on; proxy_ssl_name localhost;"
@@ -349,7 +343,7 @@ class Proxies(InteropTestCase):
 
 class Services(InteropTestCase):
     def test_redis_over_tls_through_a_lookup_that_names_no_service(self) -> None:
-        port = self.free_port()
+        port = free_port()
         tls = ("--tls-port", str(port), "--port", "0", "--bind", "127.0.0.1", "--save", "", "--dir", str(self.dir))
         own = ("--tls-cert-file", self.path("server.pem"), "--tls-key-file", self.path("server.key"))
         wants = ("--tls-ca-cert-file", self.path("ca.pem"), "--tls-auth-clients", "yes")

@@ -13,6 +13,7 @@ from typing import Any
 
 from websockets.exceptions import InvalidStatus
 
+from tests.ports import free_port
 from tests.process.programs import find
 from tests.process.running import DEADLINE_SECONDS, Program
 from tests.process.test_tls_interop import InteropTestCase
@@ -64,7 +65,7 @@ class WebProgramsTestCase(InteropTestCase):
 
 class BehindNginx(WebProgramsTestCase):
     def test_messages_pass_and_rules_see_the_caller_and_that_it_is_encrypted(self) -> None:
-        port = self.free_port()
+        port = free_port()
         own = f"ssl; ssl_certificate {self.path('server.pem')}; ssl_certificate_key {self.path('server.key')};"
         broker = self.behind(port, "allow in pong wss:127.0.0.1", more=own)
         context = ssl.create_default_context(cadata=self.ca.pem.decode())
@@ -75,7 +76,7 @@ class BehindNginx(WebProgramsTestCase):
         broker.wait_for(r"granted in pong .*who=\[wss:127\.0\.0\.1:0 via proxy unix")
 
     def test_what_the_caller_says_of_itself_is_not_heard(self) -> None:
-        port = self.free_port()
+        port = free_port()
         self.behind(port, "allow in pong wss:any", "allow in pong ws:192.0.2.7")
         lies: list[dict[str, str]] = [
             {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "https"},
