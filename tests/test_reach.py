@@ -22,6 +22,7 @@ from plumberd.wiring.dialing import reach
 from plumberd.wiring.dialing.reach import SERVED, Reach, Reached, Traveller, carrier_of, check_leads_away, check_served
 from plumberd.wiring.service import PlumberdService
 from tests.children import needs_root
+from tests.ports import free_port
 from tests.running import RunningTestCase, echo
 from tests.support import in_thread, read_all, read_exactly, until
 from tests.tables import each
@@ -196,9 +197,7 @@ class ReachedPlaces(ReachTestCase):
 
 class RefusedPlaces(ReachTestCase):
     async def test_where_nobody_listens(self) -> None:
-        listener, port = self.listener()
-        listener.close()
-        self.assertEqual((await self.refused(f"tcp://127.0.0.1:{port}")).word, Refusal.UNREACHABLE)
+        self.assertEqual((await self.refused(f"tcp://127.0.0.1:{free_port()}")).word, Refusal.UNREACHABLE)
 
     async def test_a_far_side_that_says_no(self) -> None:
         port = self.serve_tcp(lambda sock: (sock.recv(64), sock.sendall(b"no busy today")))
@@ -213,9 +212,8 @@ class RefusedPlaces(ReachTestCase):
         self.assertEqual((await self.refused("unix:///pong")).word, Refusal.UNKNOWN_SERVICE)
 
     async def test_an_endpoint_that_cannot_be_reached(self) -> None:
-        listener, port = self.listener()
-        listener.close()
-        self.assertEqual((await self.refused(f"tcp:host=127.0.0.1:port={port}")).word, Refusal.UNREACHABLE)
+        refused = await self.refused(f"tcp:host=127.0.0.1:port={free_port()}")
+        self.assertEqual(refused.word, Refusal.UNREACHABLE)
         await self.check_idle()
 
     def test_what_nothing_carries_is_raised_and_nothing_is_under_way(self) -> None:

@@ -141,6 +141,15 @@ class ProcessTestCase(unittest.TestCase):
         sock.settimeout(DEADLINE_SECONDS)
         return sock, sock.getsockname()[1]
 
+    def wait_for_socket(self, path: str) -> None:
+        """Wait until somebody listens at *path*: a name that is there already may not listen yet."""
+
+        def answers() -> bool:
+            with socket.socket(socket.AF_UNIX) as probe:
+                return probe.connect_ex(path) == 0
+
+        self.until(answers, f"somebody listens at {path}")
+
     def until(self, true: Callable[[], object], what: str) -> None:
         """Look again and again until *true* is, within the deadline."""
         ends = time.monotonic() + DEADLINE_SECONDS

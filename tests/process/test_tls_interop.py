@@ -105,7 +105,7 @@ class InteropTestCase(ProcessTestCase):
         text = f"rules = [{rows}]\n[listen]\n{listen}\n[tls]\n{own}{tls}"
         broker = self.broker(rundir, "--config", self.file("far.toml", text.encode()))
         self.program("socat", f"UNIX-LISTEN:{rundir}/echo,fork", "EXEC:cat")
-        self.until(lambda: os.path.exists(f"{rundir}/echo"), "the service listens")
+        self.wait_for_socket(f"{rundir}/echo")
         return int(broker.wait_for(r"(?:publishes echo inside TLS|tlsd) on 127\.0\.0\.1:(\d+)").group(1))
 
     def s_client(
@@ -327,8 +327,8 @@ class Proxies(InteropTestCase):
             f"frontend f\n  bind unix@{rundir}/web accept-proxy\n"
             f'  http-request return content-type text/plain lf-string "{said}"\n'
         )
-        haproxy = self.program("haproxy", "-db", "-f", self.file("service.cfg", text.encode()))
-        self.until(lambda: haproxy.process.poll() is not None or os.path.exists(f"{rundir}/web"), "it listens")
+        self.program("haproxy", "-db", "-f", self.file("service.cfg", text.encode()))
+        self.wait_for_socket(f"{rundir}/web")
         shows = ("--cert", self.path("client.pem"), "--key", self.path("client.key"))
         tells = ("--write-out", " %{local_port}", f"https://127.0.0.1:{port}/")
         done = subprocess.run(
