@@ -7,6 +7,9 @@ import os
 import random
 import socket
 import struct
+from typing import Any
+
+from twisted.internet.task import Clock
 
 from plumberd.effects.kernel import unread_bytes
 from plumberd.effects.pipes import PipePool
@@ -27,11 +30,11 @@ class RelayTestCase(CleanTestCase):
         self.addCleanup(self.pipes.close)
         self.ended: list[Relay] = []
 
-    def relay(self, hold_seconds: float = 0) -> tuple[socket.socket, socket.socket, Relay]:
+    def relay(self, hold_seconds: float = 0, clock: Any = real_reactor) -> tuple[socket.socket, socket.socket, Relay]:
         """Return the peer's socket, the service's, and the running relay between them."""
         peer, near = self.tcp_pair()
         service, far = self.pair()
-        relay = Relay(self.poll, real_reactor, self.pipes, near, far, self.ended.append)
+        relay = Relay(self.poll, clock, self.pipes, near, far, self.ended.append)
         self.addCleanup(self._end, relay)
         relay.start(hold_seconds)
         return peer, service, relay
@@ -147,10 +150,13 @@ class Bytes(RelayTestCase):
         self.assertEqual(await in_thread(read_exactly, peer, 6), b"banner")
 
     async def test_the_services_first_bytes_are_held_no_longer_than_told(self) -> None:
-        peer, service, _ = self.relay(hold_seconds=0.05)
+        clock = Clock()
+        peer, service, _ = self.relay(hold_seconds=15, clock=clock)
         service.sendall(b"banner")
+        clock.advance(14)
         await in_thread(lambda: None)
         self.assertEqual(_unread(peer), 0)
+        clock.advance(1)
         self.assertEqual(await in_thread(read_exactly, peer, 6), b"banner")
 
 

@@ -17,7 +17,6 @@ from typing import Any
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import Server, ServerConnection, serve
 
-from plumberd import client
 from plumberd.framing import Decoder, Message, encode
 from plumberd.pure.limits import Limits
 from plumberd.pure.modes import Mode
@@ -28,7 +27,17 @@ from plumberd.wiring.config.settings import WebListener
 from plumberd.wiring.service import PlumberdService
 from tests.issued import root
 from tests.running import RunningTestCase, leading
-from tests.support import DEADLINE_SECONDS, in_thread, native_ask, read_all, read_exactly, until, zig_lookup
+from tests.support import (
+    DEADLINE_SECONDS,
+    dialled,
+    in_thread,
+    native_ask,
+    native_frame,
+    read_all,
+    read_exactly,
+    until,
+    zig_lookup,
+)
 from tests.tables import each
 from tests.test_generations import libipc_2019_lookup
 from tests.test_inbound_tls import trusting
@@ -306,18 +315,14 @@ class _Contract(OutTestCase):
         asked: list[str] = []
 
         def answer(sock: socket.socket) -> None:
+            asked.append("begun")
             read_all(sock)
             asked.append("ended")
 
         port = self.serve_tcp(answer)
-
-        def work() -> None:
-            try:
-                client.connect(uri=self.uri(port), rundir=near.settings.rundir, timeout=0.2)
-            except client.Error:
-                return
-
-        await in_thread(work)
+        with dialled(near.settings.rundir, "plumberd") as sock:
+            sock.sendall(native_frame({"op": "lookup", "uri": self.uri(port)}))
+            await until(lambda: asked)
         await until(lambda: "ended" in asked)
         await self.idle(near)
 
