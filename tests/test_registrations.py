@@ -559,7 +559,7 @@ class Queue(ServingTestCase):
         self.owned(sock)
 
     async def test_a_claimant_that_does_not_take_them_loses_its_claim_and_nobody_waits(self) -> None:
-        self.start(ALLOW, limits=Limits(handshake_seconds=0.3))
+        self.start(ALLOW, limits=Limits(handshake_seconds=1.0))
         claim = await self.claim()
         socks = await self.fill(3)
         self.serve(self.rundir, "other")
@@ -585,7 +585,7 @@ class Queue(ServingTestCase):
         await self.wait_until_idle(self.service)
 
     async def test_a_rest_without_connections_has_no_deadline(self) -> None:
-        self.start(ALLOW, limits=Limits(handshake_seconds=0.05))
+        self.start(ALLOW, limits=Limits(handshake_seconds=0.5))
         claim = await self.claim()
         idle = self.claimant()  # the same time passes for who has claimed nothing
         self.assertEqual(await in_thread(read_all, idle.sock), b"")

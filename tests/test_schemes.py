@@ -172,7 +172,7 @@ class _Contract(RunningTestCase):
         self.assertEqual(self.verdicts("out"), ["unreachable"])
 
     async def test_a_silent_far_side_is_given_up_in_time(self) -> None:
-        near = self.near(limits=Limits(connect_seconds=0.3, handshake_seconds=0.3))
+        near = self.near(limits=Limits(connect_seconds=0.3))
         _, sock = await self.look_up(near, self.silent())
         self.assertIsNone(sock)
         self.assertEqual(self.verdicts("out"), ["timeout"])

@@ -189,21 +189,21 @@ class Gone(UdpdTestCase):
         self.assertIn("idle for 0.3 seconds", self.outcomes[-1].reason)
 
     async def test_one_who_says_to_be_here_is_not(self) -> None:
-        far = self.pushing(limits=Limits(datagram_idle_seconds=0.5))
+        far = self.pushing(limits=Limits(datagram_idle_seconds=1.0))
         peer = await self.call(far)
         before = real_reactor.seconds()
-        while real_reactor.seconds() - before < 1.5:
+        while real_reactor.seconds() - before < 2.5:
             peer.here()
             self.assertEqual(await in_thread(peer.receive), b"news")
         peer.close()
         await self.wait_until_idle(far)
 
     async def test_a_near_broker_says_it_for_a_client_that_listens_alone(self) -> None:
-        limits = Limits(datagram_idle_seconds=0.5)
+        limits = Limits(datagram_idle_seconds=1.0)
         far, near = self.pushing(limits=limits), self.run_broker(limits=limits)
         _, sock = await self.look_up(near, self.uri(far))
         before = real_reactor.seconds()
-        while real_reactor.seconds() - before < 1.5:
+        while real_reactor.seconds() - before < 2.5:
             self.assertEqual(await in_thread(sock.recv, 100), b"news")
         sock.close()
         await self.wait_until_idle(near)
@@ -489,12 +489,13 @@ class Strangers(UdpdTestCase):
             b"\1\7" + os.urandom(12),
         ]
         answered = 0
-        for request in requests:
-            sock.send(request)
-            sock.settimeout(0.3)
+        for request in requests:  # each from a place of its own, so that no late answer is taken for another's
+            caller = sock if cookie in request else self.connected(far)
+            caller.send(request)
+            caller.settimeout(0.3)
             with contextlib.suppress(TimeoutError):
+                self.assertLessEqual(len(await in_thread(caller.recv, 65536)), len(request), request)
                 answered += 1
-                self.assertLessEqual(len(await in_thread(sock.recv, 65536)), len(request), request)
         self.assertGreater(answered, 5)
 
     @each(
