@@ -81,8 +81,10 @@ class WebTestCase(BrowserTestCase):
         return self.broker(self.rundir, "--config", self.configuration)
 
     def page(self, **how: Any) -> Page:
-        """Open our own page."""
-        return self.open(f"{self.site}/-/", **how)
+        """Open our own page; with the list of services everything on it has its place."""
+        page = self.open(f"{self.site}/-/", **how)
+        page.until("document.querySelector('#services button')")
+        return page
 
     def refusal(self, page: Page, address: str, options: str) -> dict[str, Any]:
         """Let a page connect; return what it is refused with."""
@@ -339,7 +341,6 @@ class Person(WebTestCase):
 
     def test_without_a_token_there_is_what_is_for_everybody(self) -> None:
         page = self.page()
-        page.until("document.querySelector('#services button')")
         self.assertEqual(page.text("#services").split(), ["open"])
 
     def test_the_service_s_end_and_the_daemon_s_are_told_apart(self) -> None:
@@ -381,9 +382,11 @@ class Person(WebTestCase):
         page.go(f"{self.site}/-/?again")
         self.assertEqual(page.run(stored), [0, 0, 0, 0])
         self.enter_token(page, self.token)
+        page.until("document.querySelectorAll('#services button').length === 2")
         page.click("#keep")
         page.go(f"{self.site}/-/?and-again")
         self.assertEqual(page.run(stored), [1, 0, 0, len(self.token)])
+        page.until("document.querySelectorAll('#services button').length === 2")
         page.click("#keep")
         page.go(f"{self.site}/-/?at-last")
         self.assertEqual(page.run(stored), [0, 0, 0, 0])
@@ -405,7 +408,6 @@ class Person(WebTestCase):
 
     def test_it_is_used_by_the_keyboard_alone_and_everything_has_a_name(self) -> None:
         page = self.page()
-        page.until("document.querySelector('#services button')")
         seen = []
         for _ in range(8):
             page.press("Tab")
