@@ -29,6 +29,9 @@ def run(args: argparse.Namespace) -> int:
     return OK
 
 
+_WAYS = ("tcpd", "tlsd", "udpd", "webipcd")
+
+
 def lines_of(answer: dict[str, Any]) -> list[str]:
     """Return the answer for people: about themselves, and for an administrator about everything."""
     you = answer["you"]
@@ -41,8 +44,8 @@ def lines_of(answer: dict[str, Any]) -> list[str]:
         now, claims = answer["now"], answer.get("serving", ())  # an older broker tells of none
         lines += [
             f"runs     pid {answer['pid']}, for {answer['uptime_seconds']:.0f} s",
-            f"tcpd     {', '.join(answer['tcpd']) or 'off'}",
-            *(f"udpd     {', '.join(listening)}" for listening in (answer.get("udpd"),) if listening),
+            *_listening_lines(answer),
+            *(f"expiring {sentence}" for sentence in answer.get("expiring", ())),
             f"default  in={answer['defaults']['in']} out={answer['defaults']['out']}",
             *(f"rule {n:<3} {rule}" for n, rule in enumerate(answer["rules"], 1)),
             *(f"redirect {name} to {to}" for name, to in answer["redirects"].items()),
@@ -54,6 +57,14 @@ def lines_of(answer: dict[str, Any]) -> list[str]:
             f"so far   {', '.join(f'{value} {key}' for key, value in answer['counts'].items()) or 'nothing'}",
         ]
     return lines
+
+
+def _listening_lines(answer: dict[str, Any]) -> list[str]:
+    """Return where remote callers may come in; an older broker has not all of these ways."""
+    lines = [f"{way:<8} {', '.join(answer[way])}" for way in _WAYS if answer.get(way)]
+    lines += [f"publish  {published}" for published in answer.get("publish", ())]
+    lines += [f"publish  {published}, inside TLS" for published in answer.get("publish_tls", ())]
+    return lines or ["remote   no callers (--tcpd, --tlsd, --udpd, --webipcd)"]
 
 
 def _datagram_lines(told: dict[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from plumberd import client
 from plumberd.commands.output import OK, say, say_json
+from plumberd.pure.handshake import FAR_SIDE_REFUSED
 from plumberd.pure.refusals import Refusal
 
 ADVICE = {
@@ -20,6 +21,8 @@ ADVICE = {
     Refusal.NOT_POSSIBLE: "this broker can't do it, whoever asks",
 }
 """What to do about each word of a refusal."""
+
+ADVICE_FAR = "here it is let through: ask whoever runs the far side for a rule, or show it who you are"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,10 +51,12 @@ def lines_of(refusals: list[dict[str, Any]], service: str | None = None) -> list
             lines.append(f"    rule    {one['rule']}")
         if one.get("reason"):
             lines.append(f"    reason  {one['reason']}")
-        lines.append(f"    advice  {advice_of(one['word'])}")
+        lines.append(f"    advice  {advice_of(one['word'], one.get('reason', ''))}")
     return lines
 
 
-def advice_of(word: str) -> str:
-    """Return what to do about a refusal with this word."""
+def advice_of(word: str, reason: str = "") -> str:
+    """Return what to do about a refusal with this word and reason: what the far side refuses is not this broker's."""
+    if word == Refusal.DENIED.value and reason.startswith(FAR_SIDE_REFUSED):
+        return ADVICE_FAR
     return next((advice for refusal, advice in ADVICE.items() if refusal.value == word), "look into docs/protocol.md")

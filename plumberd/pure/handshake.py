@@ -25,6 +25,9 @@ NAME_READ_BYTES = SERVICE_CHARS + 1
 REFUSAL_BYTES = 512
 """Longest ``no <reason>``."""
 
+FAR_SIDE_REFUSED = "the far side refused"
+"""With these words begins the reason of every refusal that is not ours."""
+
 
 def call(service: str) -> bytes:
     """Return what the caller sends."""
@@ -92,5 +95,5 @@ def said_no(said: str) -> SaidNo:
     word, _, _ = said.partition(" ")
     for refusal_word in Refusal:
         if word.rstrip(":") == refusal_word.value:
-            return SaidNo(refusal_word, f"the far side refused: {said}")
-    return SaidNo(Refusal.DENIED, f"the far side refused: {said or 'it gave no reason'}")
+            return SaidNo(refusal_word, f"{FAR_SIDE_REFUSED}: {said}")
+    return SaidNo(Refusal.DENIED, f"{FAR_SIDE_REFUSED}: {said or 'it gave no reason'}")

@@ -20,7 +20,7 @@ from websockets.exceptions import SecurityError
 from websockets.http11 import parse_headers
 from websockets.streams import StreamReader
 
-from plumberd.pure.handshake import SaidNo
+from plumberd.pure.handshake import FAR_SIDE_REFUSED, SaidNo
 from plumberd.pure.refusals import Refusal, Refused, printable
 
 REQUEST_BYTES = 16384
@@ -265,9 +265,9 @@ def refusal_of(answer: HttpAnswer, body: bytes) -> Refused:
     said = printable(body).replace("?", " ").strip()
     word = said.partition(":")[0]
     known = {one.value: one for one in Refusal}
-    text = f"the far side refused: {answer.status} {said}".rstrip()
+    text = f"{FAR_SIDE_REFUSED}: {answer.status} {said}".rstrip()
     if word in known and STATUS[known[word]] == answer.status:
-        return SaidNo(known[word], f"the far side refused: {said}")
+        return SaidNo(known[word], f"{FAR_SIDE_REFUSED}: {said}")
     for refusal_word, status in STATUS.items():
         if status == answer.status:
             return SaidNo(refusal_word, text)

@@ -67,6 +67,31 @@ class Status(PlumbTestCase):
         ):
             self.assertIn(line, out.splitlines())
 
+    def test_every_way_in_is_told_and_every_certificate_that_ends(self) -> None:
+        answer = {
+            **EVERYTHING,
+            "tcpd": [],
+            "tlsd": ["tcp:9001", "tcp:9002"],
+            "udpd": [],
+            "webipcd": ["tcp:9080"],
+            "publish": ["pong on tcp:7000"],
+            "publish_tls": ["web on tcp:7001"],
+            "expiring": ["server.pem ends in 3 days"],
+        }
+        _, out, _ = self.ran("--rundir", self.broker(answer_with(answer)), "status")
+        told = out.splitlines()[4:10]
+        self.assertEqual(
+            told,
+            [
+                "tlsd     tcp:9001, tcp:9002",
+                "webipcd  tcp:9080",
+                "publish  pong on tcp:7000",
+                "publish  web on tcp:7001, inside TLS",
+                "expiring server.pem ends in 3 days",
+                "default  in=deny out=allow",
+            ],
+        )
+
     def test_datagrams_are_told_where_there_were_any(self) -> None:
         none = {"sessions": 0, "message_bytes": None, "sent": 0, "lost": 0}
         for told, line in (
@@ -91,7 +116,7 @@ class Status(PlumbTestCase):
     def test_where_nothing_listens_and_nothing_has_been_it_says_so(self) -> None:
         answer = {**EVERYTHING, "tcpd": [], "counts": {}}
         _, out, _ = self.ran("--rundir", self.broker(answer_with(answer)), "status")
-        self.assertIn("tcpd     off", out.splitlines())
+        self.assertIn("remote   no callers (--tcpd, --tlsd, --udpd, --webipcd)", out.splitlines())
         self.assertIn("so far   nothing", out.splitlines())
 
 

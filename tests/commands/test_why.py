@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from plumberd.commands.why import ADVICE, advice_of
+from plumberd.pure.handshake import said_no
 from plumberd.pure.refusals import Refusal
 from tests.fake_broker import refuse
 from tests.plumb_case import PlumbTestCase, answer_with
@@ -76,3 +77,8 @@ class Why(PlumbTestCase):
 
     def test_a_word_of_a_later_broker_leads_to_the_documents(self) -> None:
         self.assertIn("docs/protocol.md", advice_of("tired"))
+
+    def test_what_the_far_side_denies_is_not_asked_of_this_broker(self) -> None:
+        for said in ("denied", "", "a word of a later one"):
+            self.assertIn("whoever runs the far side", advice_of("denied", said_no(said).reason))
+        self.assertIn("this broker", advice_of("denied", "rule 2 denies it"))
