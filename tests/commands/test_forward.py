@@ -23,6 +23,7 @@ from plumberd.commands.forward import (
     bind,
     parse_forwarding,
 )
+from plumberd.effects.kernel import unread_bytes
 from tests.fake_broker import grant
 from tests.plumb_case import PlumbTestCase
 from tests.support import DEADLINE_SECONDS, CleanTestCase, in_thread, until
@@ -73,13 +74,17 @@ class Carried(CleanTestCase):
         self.asked: list[str] = []
         self.gone: list[str] = []
 
-    def forward(self, serve: Callable[[socket.socket], None] = echo, **options: Any) -> int:
-        """Forward a port to services that *serve*; return it."""
+    def forward(
+        self, serve: Callable[[socket.socket], None] = echo, *, begins: threading.Event | None = None, **options: Any
+    ) -> int:
+        """Forward a port to services that *serve*, once that *begins*; return it."""
         port = bind(Forwarding("127.0.0.1", 0, "x"))
         threads: list[threading.Thread] = []
 
         def connect(target: str) -> socket.socket:
             self.asked.append(target)
+            if begins is not None:
+                begins.wait(DEADLINE_SECONDS)
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             ours.settimeout(DEADLINE_SECONDS)
 
@@ -98,6 +103,7 @@ class Carried(CleanTestCase):
 
     def serve(self, forwarder: Forwarder, port: socket.socket, threads: list[threading.Thread]) -> None:
         self.forwarder = forwarder
+        self.port = port
         reader, writer = os.pipe()
         serving = threading.Thread(target=forwarder.serve, args=([(port, "service")], reader))
         serving.start()
@@ -119,6 +125,10 @@ class Carried(CleanTestCase):
         sock.connect(("127.0.0.1", port))
         return sock
 
+    async def all_is_read(self) -> None:
+        """Wait until the forwarder has read everything that was sent."""
+        await until(lambda: not unread_bytes(self.port.fileno()))
+
     async def test_each_sender_has_its_own_connection_and_its_own_answers(self) -> None:
         port = self.forward()
         senders = [self.sender(port) for _ in range(3)]
@@ -131,28 +141,16 @@ class Carried(CleanTestCase):
 
     async def test_what_comes_before_the_connection_waits_as_far_as_there_is_room(self) -> None:
         go = threading.Event()
-
-        def slowly(target: str) -> socket.socket:
-            go.wait(DEADLINE_SECONDS)
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-
-            def run() -> None:
-                with ours:
-                    echo(ours)
-
-            threading.Thread(target=run).start()
-            return theirs
-
-        sender = self.sender(self.forward(connect=slowly))
+        sender = self.sender(self.forward(begins=go))
         for number in range(WAITING + 10):
             sender.send(bytes((number,)))
-        await in_thread(lambda: None)
+        await self.all_is_read()
         go.set()
         got = [(await in_thread(sender.recv, 100))[0] for _ in range(WAITING)]
         self.assertEqual(got[:WAITING], [*range(WAITING)])
 
     async def test_a_sender_that_is_silent_is_given_up_and_begins_anew(self) -> None:
-        sender = self.sender(self.forward(idle_seconds=0.1))
+        sender = self.sender(self.forward(idle_seconds=0.5))
         for turn in (1, 2):
             sender.send(b"x")
             self.assertEqual(await in_thread(sender.recv, 100), b"x")
@@ -184,11 +182,11 @@ class Carried(CleanTestCase):
         for _ in range(20):
             self.sender(port).send(b"x")
         await until(lambda: len(begun) >= 4)
-        before = threading.active_count()
         for _ in range(20):
             self.sender(port).send(b"x")
+        await self.all_is_read()  # what is read when there is room begins a lookup
         go.set()
-        await until(lambda: threading.active_count() < before)
+        await until(lambda: not self.forwarder._live)
         self.assertLess(len(begun), 10)
         await until(lambda: self.sender(port).send(b"x") and len(begun) >= 5)
 
@@ -238,7 +236,7 @@ class Carried(CleanTestCase):
         port = self.forward(connect=refuse)
         for turn in (1, 2, 3):
             self.sender(port).send(b"x")
-            await until(lambda: len(tried) == turn)  # noqa: B023
+            await until(lambda: len(tried) == turn and not self.forwarder._live)  # noqa: B023
         self.assertEqual(told, ["service: denied: rule 1 denies it"])
 
 
