@@ -47,6 +47,7 @@ class ControlTestCase(CleanTestCase):
         self.poll = Poll(real_reactor, real_reactor)
         self.addCleanup(self.poll.close)
         self.closer = Closer(real_reactor)
+        self.addCleanup(until, lambda: not self.closer.active)
         self.asked: list[tuple[bytes, Sender | None]] = []
         self.socks: list[socket.socket] = []
         self.ended = 0
@@ -422,7 +423,7 @@ class Shared(BrokerTestCase):
         await self.wait_until_idle(service)
 
     async def test_who_does_not_take_its_answer_is_hung_up_on(self) -> None:
-        service, broker, rundir = self.start(limits=Limits(handshake_seconds=0.1))
+        service, broker, rundir = self.start(limits=Limits(handshake_seconds=0.5))
         self.serve(rundir, "pong")
         control = await self.control(rundir, "pong")
         with control.begin(op="lookup", service="pong"):

@@ -132,7 +132,7 @@ class Closing(CleanTestCase):
         self.assertLess(seconds_of(lambda fd: grant(fd, "locked", "", nobody), handed_over.detach()), QUICK_SECONDS)
         poll_peer = select.poll()
         poll_peer.register(peer, select.POLLIN)
-        self.assertTrue(poll_peer.poll(0), "nothing was sent, so there was nothing to wait for")
+        self.assertTrue(poll_peer.poll(QUICK_SECONDS * 1000), "nothing was sent, so there was nothing to wait for")
 
 
 class PushingTestCase(CleanTestCase):
