@@ -11,11 +11,14 @@ from typing import Any
 from plumberd.effects.kernel import unread_bytes
 from plumberd.pure.limits import Limits
 from plumberd.pure.policy.route import Routes
+from plumberd.wiring.inbound import inbound_raw, inbound_transport
 from plumberd.wiring.service import PlumberdService
 from tests.running import RunningTestCase, leading, noting
 from tests.support import in_thread, is_reset, read_all, read_exactly, until
 
 PLAIN = "tcp:0:interface=127.0.0.1"
+LONG_HOLD_SECONDS = 1.0
+"""For a test in which a thread has to take ok before the service's first bytes are let go."""
 
 
 class TcpdTestCase(RunningTestCase):
@@ -91,6 +94,8 @@ class Callers(TcpdTestCase):
         await self.wait_until_idle(service)
 
     async def test_a_service_that_speaks_first_is_held_until_ok_was_taken(self) -> None:
+        for module in (inbound_raw, inbound_transport):
+            self.patch(module, "HOLD_SECONDS", LONG_HOLD_SECONDS)
         service = self.run_tcpd("allow in pong any")
         self.serve(service.settings.rundir, "pong", lambda sock: (sock.sendall(b"banner"), read_all(sock)))
         sock = self.call(service)

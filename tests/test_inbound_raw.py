@@ -13,12 +13,14 @@ from plumberd.pure.modes import Mode
 from plumberd.pure.policy.route import Routes, parse_redirect
 from plumberd.pure.refusals import Refused
 from plumberd.wiring.clients import registrations
+from plumberd.wiring.inbound import inbound_raw
 from plumberd.wiring.inbound.inbound import HOLD_SECONDS
 from tests.children import ChildTestCase, needs_root
 from tests.holders import Claim
 from tests.running import leading
 from tests.serving_case import ALLOW, PLAIN, ServingTestCase
 from tests.support import in_thread, is_reset, read_all, read_exactly, until
+from tests.test_inbound import LONG_HOLD_SECONDS
 
 IN = "allow in pong any"
 MY_UID = os.geteuid()
@@ -67,11 +69,21 @@ class CallersTestCase(ServingTestCase):
 
     async def call(self) -> socket.socket:
         """Connect, name the service, and take its ok."""
+        sock = self.begin_call()
+        await self.let_in(sock)
+        return sock
+
+    def begin_call(self) -> socket.socket:
+        """Connect, and name the service."""
         sock = self.dial()
         if not self.published:
             sock.sendall(b"pong")
-            self.assertEqual(await in_thread(read_exactly, sock, 2), b"ok")
         return sock
+
+    async def let_in(self, sock: socket.socket) -> None:
+        """Take the ok, where there is one."""
+        if not self.published:
+            self.assertEqual(await in_thread(read_exactly, sock, 2), b"ok")
 
     async def called(self, claim: Claim) -> tuple[socket.socket, dict[str, Any], socket.socket]:
         """Call; return the caller's socket, what the claimant is told, and its own socket."""
@@ -81,10 +93,7 @@ class CallersTestCase(ServingTestCase):
 
     async def refused(self) -> bytes:
         """Call; return all that comes back."""
-        sock = self.dial()
-        if not self.published:
-            sock.sendall(b"pong")
-        return await in_thread(end_of, sock)
+        return await in_thread(end_of, self.begin_call())
 
     @property
     def verdicts(self) -> list[str]:
@@ -222,7 +231,9 @@ class Served:
     async def test_a_claimant_that_takes_none_loses_its_claim_and_callers_are_hung_up_on(self: Any) -> None:
         self.listen(limits=Limits(handshake_seconds=0.3))
         claim = await self.claim()
-        socks = [await self.call() for _ in range(3)]
+        socks = [self.begin_call() for _ in range(3)]  # all are there before the first one's time is over
+        for sock in socks:
+            await self.let_in(sock)
         self.serve(self.rundir, "other")
         await until(lambda: not list(self.core.registrations))
         for sock in socks[1:]:
@@ -336,6 +347,7 @@ class Relayed(Served, Resets, CallersTestCase):
         super().listen(*rules, handover=Mode.RELAYED, **settings)
 
     async def test_ok_comes_alone_and_the_service_s_first_bytes_afterwards(self) -> None:
+        self.patch(inbound_raw, "HOLD_SECONDS", LONG_HOLD_SECONDS)
         self.listen()
         claim = await self.claim()
         sock = self.dial()
