@@ -8,6 +8,7 @@ from plumberd.pure.limits import Limits
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.wiring.core import Core
 from plumberd.wiring.dialing.endpoint_dial import EndpointDial
+from tests.ports import free_port
 from tests.running import RunningTestCase
 from tests.support import in_thread, read_all, read_exactly, until
 
@@ -48,8 +49,7 @@ class Connected(EndpointDialTestCase):
 
 class NotConnected(EndpointDialTestCase):
     async def test_a_far_side_that_refuses_is_unreachable(self) -> None:
-        listener, port = self.listener()
-        listener.close()
+        port = free_port()
         core, _ = self.start(f"tcp:127.0.0.1:{port}:timeout=5")
         await until(lambda: self.results)
         (refused,) = self.results

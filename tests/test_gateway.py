@@ -26,6 +26,7 @@ from plumberd.pure.policy.route import Routes, parse_redirect, parse_route
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.wiring.dialing import reach
 from plumberd.wiring.service import PlumberdService
+from tests.ports import free_port
 from tests.running import echo, leading, leading_first, noting
 from tests.support import in_thread, is_reset, native_lookup, read_all, read_exactly, until
 from tests.tables import each
@@ -168,8 +169,7 @@ class Ways(GatewayTestCase):
 
     async def test_a_far_side_that_is_gone_is_one_refusal(self) -> None:
         target, port = self.target()
-        listener, gone = self.listener()
-        listener.close()
+        gone = free_port()
         gateway = self.run_gateway(target.replace(str(port), str(gone)), *self.allow(gone))
         self.assertEqual(await self.refused(gateway), self.no)
         self.assertEqual(self.outcomes[-1].verdict, "unreachable")
@@ -446,8 +446,7 @@ class Alternatives(GatewayTestCase):
         return self.serve_tcp(noting(self.asked, name, says))
 
     async def test_the_next_is_taken(self) -> None:
-        listener, gone = self.listener()
-        listener.close()
+        gone = free_port()
         port = self.server("b", b"b")
         routes = Routes({}, leading_first("pong", f"tcp://127.0.0.1:{gone}", f"tcp://127.0.0.1:{port}"))
         gateway = self.run_tcpd("allow in pong any", "allow out pong tcp:127.0.0.1:1-65535", routes=routes)
@@ -712,8 +711,7 @@ class AskedAround(GatewayTestCase):
 
     async def test_every_refusal_of_a_gateway_is_the_same_and_takes_equally_long(self) -> None:
         self.patch(reach, "SERVED", ("tcp", "unix"))
-        listener, gone = self.listener()
-        listener.close()
+        gone = free_port()
         targets = {
             "loop": "tcp://127.0.0.1:OWN/loop",
             "gone": f"tcp://127.0.0.1:{gone}",

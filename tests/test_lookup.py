@@ -19,6 +19,7 @@ from plumberd.pure.modes import Mode
 from plumberd.pure.policy.route import Routes, parse_route
 from plumberd.pure.refusals import Refused
 from plumberd.wiring.service import PlumberdService
+from tests.ports import free_port
 from tests.running import RunningTestCase, echo, leading, noting
 from tests.support import (
     dial,
@@ -159,8 +160,7 @@ class EndpointRoutes(RunningTestCase):
         await self.wait_until_idle(service)
 
     async def test_an_endpoint_that_fails_is_unreachable(self) -> None:
-        listener, port = self.listener()
-        listener.close()
+        port = free_port()
         service = self.run_with_route(f"tcp:127.0.0.1:{port}:timeout=3")
         answer, _ = await in_thread(native_lookup, service.settings.rundir, "web")
         self.assertEqual(answer["error"], "unreachable")
