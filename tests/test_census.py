@@ -24,7 +24,7 @@ from plumberd.pure.living import HandedOver
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.wiring.census import CHECK_SECONDS, REST_SECONDS, RESTS, Census, Ended, Found
 from tests.children import needs_root
-from tests.support import CleanTestCase, Readers, real_reactor, until
+from tests.support import CleanTestCase, Readers, is_reset, real_reactor, until
 from tests.tables import PROPERTY
 
 ALICE, BOB = 1000, 1001
@@ -610,7 +610,9 @@ class RealSockets(CleanTestCase):
     async def test_one_that_is_closed_meanwhile_is_told_so_and_counts_no_more(self) -> None:
         ours, far = self.hand_over()
         cookie = socket_cookie(ours)
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         far.close()
+        self.assertTrue(is_reset(ours))
         ours.close()
         told: list[Exception | None] = []
         self.census.destroy(cookie, told.append)

@@ -347,7 +347,7 @@ class Hostile(TlsTestCase):
     async def test_one_that_says_nothing_is_given_up(self) -> None:
         from plumberd.pure.limits import Limits
 
-        far = self.far("allow in pong any", limits=Limits(handshake_seconds=0.2))
+        far = self.far("allow in pong any", limits=Limits(handshake_seconds=1.0))
         sockets = [self.raw(far), await in_thread(self.secured, far)]
         for sock in sockets:
             self.assertEqual(await in_thread(_read_to_any_end, sock), b"")

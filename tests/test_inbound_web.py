@@ -29,6 +29,7 @@ from tests.issued import root
 from tests.running import RunningTestCase, leading
 from tests.support import DEADLINE_SECONDS, in_thread, read_all, until
 from tests.tables import each
+from tests.test_inbound import end_of
 from tests.test_inbound_proving import OneUser
 from tests.test_inbound_tls import trusting
 from tests.web_clients import LISTEN, UPGRADE, http, opened, parsed, web
@@ -276,6 +277,7 @@ class Ended(WebTestCase):
 
         self.assertEqual(await self.messages(self.tcpd_port(broker), work), back)
         await self.wait_until_idle(broker)
+        await until(lambda: heard)
         self.assertEqual(heard, [encode("libipc-zig", Message(b"hello"))])
 
     async def test_what_the_service_still_says_behind_that_goes_out_before_the_answer(self) -> None:
@@ -435,7 +437,7 @@ class Refusals(WebTestCase):
         def work() -> bytes:
             with socket.create_connection(("127.0.0.1", self.tcpd_port(broker)), DEADLINE_SECONDS) as sock:
                 sock.sendall(b"GET /pong HTTP/1.1\r\n")
-                return read_all(sock)
+                return end_of(sock)
 
         self.assertEqual(await in_thread(work), b"")
         self.assertEqual([one.verdict for one in self.outcomes], ["timeout"])
