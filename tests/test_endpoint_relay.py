@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import os
 import random
+import select
 import socket
 import ssl
 import struct
@@ -247,6 +248,7 @@ class Ends(RelayTestCase):
         await until(lambda: unread_bytes(service.fileno()))
         service.close()
         await self.all_ended()
+        await until(lambda: is_hung_up(peer))
         with self.assertRaises(BrokenPipeError):  # the reset is there; behind an orderly close this would go out
             peer.send(b"x")
 
@@ -571,6 +573,13 @@ class Adopting(RelayTestCase):
 def reset(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
+
+
+def is_hung_up(sock: socket.socket) -> bool:
+    """Tell whether nothing goes either way any more."""
+    poll = select.poll()
+    poll.register(sock, 0)
+    return bool(poll.poll(0))
 
 
 def write_certificate(path: str) -> None:

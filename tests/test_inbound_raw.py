@@ -616,6 +616,7 @@ class Counted(CallersTestCase):
         self.assertIn(f"handed_over_per_uid=1: uid {MY_UID} has so many", self.outcomes[-1].reason)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         sock.close()
+        self.assertTrue(await in_thread(is_reset, theirs))
         theirs.close()
         done: list[int] = []
         self.core.census.refresh(lambda: done.append(1))
