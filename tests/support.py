@@ -154,10 +154,10 @@ def is_reset(sock: socket.socket) -> bool:
 
 def read_exactly(sock: socket.socket, count: int) -> bytes:
     """Read *count* bytes, fewer only at the end of the stream."""
-    data = b""
-    while len(data) < count and (part := sock.recv(count - len(data))):
+    data = bytearray()
+    while len(data) < count and (part := sock.recv(min(count - len(data), 1 << 18))):
         data += part
-    return data
+    return bytes(data)
 
 
 def dial(rundir: str, name: str) -> socket.socket:

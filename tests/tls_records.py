@@ -111,9 +111,9 @@ class RecordPeer:
 
     def read(self, count: int) -> bytes:
         """Read *count* bytes of the stream."""
-        got = b""
+        got = bytearray()
         while len(got) < count:
             kind, data = self.receive()
             if kind == DATA:
                 got += data
-        return got
+        return bytes(got)
