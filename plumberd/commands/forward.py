@@ -134,6 +134,7 @@ class Forwarder:
         self._senders: OrderedDict[tuple[int, Source], _Sender] = OrderedDict()
         self._live: set[_Sender] = set()
         self._lock = threading.Lock()
+        self._telling = threading.Lock()
         self._told = ""
 
     def serve(self, ports: Sequence[tuple[socket.socket, str]], until: int | None = None) -> None:
@@ -199,9 +200,10 @@ class Forwarder:
             return None
 
     def _complain_once(self, why: str) -> None:
-        if why != self._told:
-            self._told = why
-            complain(why)
+        with self._telling:  # two senders' threads may fail at once, for the same reason
+            if why != self._told:
+                self._told = why
+                complain(why)
 
     @property
     def idle_seconds(self) -> float:
