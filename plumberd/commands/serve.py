@@ -35,13 +35,13 @@ def run(args: argparse.Namespace) -> int:
         while not heard or children:
             signals.wait(serving.fileno() if not heard and len(children) < args.max else None)
             children.reap()
-            if signals.stops > heard:
-                if heard:
+            if (stops := signals.stops) > heard:  # read once: another one may come at any moment
+                serving.close()
+                if stops > 1:
                     children.end()
                 elif children:
                     complain(f"takes no more connections, and waits for {len(children)} processes; again ends them")
-                heard = signals.stops
-                serving.close()
+                heard = stops
             while not heard and len(children) < args.max and (accepted := serving.take(0)) is not None:
                 children.start(*accepted)
     return OK

@@ -181,6 +181,17 @@ class Stopping(ServeTestCase):
         self.assertEqual(program.stop(), 0)
         self.assertEqual(sock.recv(9), b"")
 
+    def test_two_that_are_heard_together_end_them_too(self) -> None:
+        self.run_broker()
+        program = self.serve("--", "cat")
+        sock = self.call()
+        sock.sendall(b"x")
+        self.assertEqual(sock.recv(9), b"x")
+        for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
+            program.process.send_signal(number)
+        self.assertEqual(program.process.wait(DEADLINE_SECONDS), 0)
+        self.assertEqual(sock.recv(9), b"")
+
     def test_with_nothing_to_wait_for_it_ends_at_once(self) -> None:
         self.run_broker()
         program = self.serve("--", "cat")
