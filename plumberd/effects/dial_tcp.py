@@ -115,11 +115,12 @@ class TcpDial:
         try:
             if self._owner is not None:
                 os.fchown(sock.fileno(), *self._owner)
-            code = sock.connect_ex((str(address), self._port))
+            where = (str(address), self._port)
+            code = sock.connect_ex(where)
             if code == errno.EINPROGRESS and zone(address) is Zone.LOOPBACK:
                 # Over loopback the answer came back within the call; asking again spares
                 # the way through epoll.
-                code = sock.connect_ex((str(address), self._port))
+                code = sock.connect_ex(where)
                 if code == errno.EALREADY:
                     code = errno.EINPROGRESS
         except OSError as e:
@@ -173,9 +174,8 @@ class TcpDial:
 
 def _is_self_connected(sock: socket.socket, address: IPAddress, port: int) -> bool:
     """Tell whether TCP's simultaneous open has connected the socket to itself (no listener, same port)."""
-    if zone(address) is not Zone.LOOPBACK:
-        return False
-    return bool(sock.getsockname()[:2] == (str(address), port))
+    host, own_port = sock.getsockname()[:2]
+    return bool(own_port == port and zone(address) is Zone.LOOPBACK and host == str(address))
 
 
 def remote_address(sock: socket.socket) -> tuple[IPAddress, int]:

@@ -160,7 +160,8 @@ class Lookup:
                 messages=messages,
             )
             framed = self._mode is Mode.FRAMED
-            approach.traveller = dataclasses.replace(approach.traveller, framed=framed)
+            if framed is not approach.traveller.framed:  # a copy costs as much as a system call
+                approach.traveller = dataclasses.replace(approach.traveller, framed=framed)
         if self._mode not in COUNTED or census.admit(self, self._who.uid, functools.partial(self._counted, go_on)):
             go_on()
 

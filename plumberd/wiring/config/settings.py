@@ -171,5 +171,7 @@ class Settings:
 
     def asks_scheme_daemon(self, scheme: str) -> bool:
         """Whether *scheme* is carried by another process, on ``<run directory>/<scheme>``."""
+        if "broker" not in self.parts:  # by far the most common, and asked for each connection
+            return False
         part = next((part for part, schemes in SCHEMES_OF.items() if scheme in schemes), None)
-        return "broker" in self.parts and part is not None and part not in self.parts
+        return part is not None and part not in self.parts
