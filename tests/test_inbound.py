@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import socket
@@ -11,7 +12,9 @@ from typing import Any
 from plumberd.effects.kernel import unread_bytes
 from plumberd.pure.limits import Limits
 from plumberd.pure.policy.route import Routes
+from plumberd.wiring.dialing.approach import Approach
 from plumberd.wiring.inbound import inbound_raw, inbound_transport
+from plumberd.wiring.inbound.inbound import Inbound
 from plumberd.wiring.service import PlumberdService
 from tests.running import RunningTestCase, leading, noting
 from tests.support import in_thread, is_reset, read_all, read_exactly, until
@@ -55,6 +58,23 @@ class TcpdTestCase(RunningTestCase):
                 return read_all(sock)
 
         return await in_thread(one)
+
+
+class Over(TcpdTestCase):
+    async def test_what_is_over_waits_for_no_collector(self) -> None:
+        service = self.run_tcpd("allow in pong tcp:any")
+        self.serve(service.settings.rundir, "pong")
+        gc.collect()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for _ in range(2):
+            with await self.ask(service, b"pong") as sock:
+                sock.shutdown(socket.SHUT_WR)
+                await in_thread(read_all, sock)
+        self.assertEqual(await self.refusal(service, b"other"), b"no denied")
+        await self.wait_until_idle(service)
+        self.assertEqual(self.outcomes[0].verdict, "granted")
+        await until(lambda: not any(isinstance(one, Inbound | Approach) for one in gc.get_objects()))
 
 
 class Callers(TcpdTestCase):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import ipaddress
 import os
 import socket
@@ -18,6 +19,8 @@ from plumberd.pure.limits import Limits
 from plumberd.pure.modes import Mode
 from plumberd.pure.policy.route import Routes, parse_route
 from plumberd.pure.refusals import Refused
+from plumberd.wiring.clients.lookup import Lookup
+from plumberd.wiring.dialing.approach import Approach
 from plumberd.wiring.service import PlumberdService
 from tests.ports import free_port
 from tests.running import RunningTestCase, echo, leading, noting
@@ -32,6 +35,7 @@ from tests.support import (
     read_exactly,
     until,
 )
+from tests.tables import each
 
 
 class Places(RunningTestCase):
@@ -94,6 +98,29 @@ class Places(RunningTestCase):
         assert sock is not None
         sock.close()
         await self.wait_until_idle(service)
+
+    @each(
+        ("local", "pong", None),
+        ("handed_over", "web", "web tcp://127.0.0.1:{port}"),
+        ("refused", "web", "web tcp://192.0.2.1:{port}"),
+        ("unreachable", "web", "web tcp://127.0.0.1:{free}"),
+    )
+    async def test_what_is_over_waits_for_no_collector(self, kind: str, name: str, routes: str | None) -> None:
+        service = self.run_broker("deny out any tcp:192.0.2.0/24")
+        self.serve(service.settings.rundir, "pong")
+        if routes is not None:
+            routes = routes.format(port=self.serve_tcp(), free=free_port())
+        gc.collect()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for _ in range(3):
+            answer, sock = await in_thread(native_lookup, service.settings.rundir, name, routes)
+            self.assertEqual(answer["ok"], sock is not None)
+            if sock is not None:
+                sock.close()
+        await self.wait_until_idle(service)
+        self.assertEqual(len(self.outcomes), 3, kind)
+        await until(lambda: not any(isinstance(one, Lookup | Approach) for one in gc.get_objects()))
 
     async def test_relays_have_a_limit_that_is_named(self) -> None:
         service = self.run_broker(handover=Mode.RELAYED, limits=Limits(relays_per_peer=1))

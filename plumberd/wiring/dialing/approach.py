@@ -39,7 +39,13 @@ Done = Callable[["Reached | Refused"], None]
 
 _LET_IN = Verdict(True, "", "a local service: the rules about callers have decided")
 
+_NOBODY = Traveller("")
+
 _log = Logger("plumberd.attempt")
+
+
+def _hear_nothing(*told: object) -> None:
+    """What there was to hear has been heard."""
 
 
 class _Step(Protocol):
@@ -125,6 +131,15 @@ class Approach:
         step, self._step = self._step, None
         if step is not None:
             step.cancel()
+
+    def let_go(self) -> None:
+        """It is over: forget whose it was. What was found stays.
+
+        Each of the two would keep the other until the collector of cycles finds them, which costs a
+        sixth of a set-up.
+        """
+        self._done = self._about_to = self._mark = _hear_nothing
+        self.traveller = _NOBODY
 
     # -- the steps, in their order
 
