@@ -11,6 +11,9 @@ from plumberd import client
 from plumberd.commands.output import OK, aligned, complain, say, say_json
 from plumberd.pure.places import broker_rundir
 
+_WAYS = ("tcpd", "tlsd", "udpd", "webipcd")
+"""How remote callers come in, beside published services."""
+
 
 def run(args: argparse.Namespace) -> int:
     """Tell what runs where, or with ``--limits`` the use against each limit."""
@@ -27,9 +30,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         say(lines_of(answer))
     return OK
-
-
-_WAYS = ("tcpd", "tlsd", "udpd", "webipcd")
 
 
 def lines_of(answer: dict[str, Any]) -> list[str]:

@@ -247,8 +247,6 @@ class Lookup:
         self._places.finished(self)
         verdict = self._approach.verdict if self._approach else None
         rule = verdict.rule if verdict else ""
-        if self._approach is not None:
-            self._approach.let_go()
         self.conversation.grant(self._request, sock.detach(), self._mode.value, rule, self._taken, self._message_bytes)
         if self._relay is not None:
             self._relay.start()
@@ -350,7 +348,6 @@ class Lookup:
         self._core.connect_deadline.cancel(self)
         if self._approach is not None:
             self._approach.cancel()
-            self._approach.let_go()
         self._places.unread.withdraw(self.uid, self)
         sock, self._sock = self._sock, None
         if sock is not None:

@@ -119,11 +119,16 @@ class Approach:
         try:
             self._decide_names()
         except BaseException:
-            self.cancel()  # else its time would run on, and the next alternative have its turn
+            self._stop()  # else its time would run on, and the next alternative have its turn
             raise
 
     def cancel(self) -> None:
         """Give up and close what was made; *done* will not be called."""
+        self._stop()
+        self._let_go()
+
+    def _stop(self) -> None:
+        """End the alternative that is under way."""
         self._attempt += 1  # what goes on later goes on with nothing
         if self._timer is not None:
             self._timer.cancel()
@@ -132,11 +137,18 @@ class Approach:
         if step is not None:
             step.cancel()
 
-    def let_go(self) -> None:
-        """It is over: forget whose it was. What was found stays.
+    def _finish(self, result: Reached | Refused) -> None:
+        """Stop, and tell whose it is."""
+        self._stop()
+        done = self._done
+        self._let_go()
+        done(result)
 
-        Each of the two would keep the other until the collector of cycles finds them, which costs a
-        sixth of a set-up.
+    def _let_go(self) -> None:
+        """Forget whose it is; what was found stays.
+
+        Who asked keeps what was found: each of them would keep the other until the collector of cycles finds
+        them, which costs a sixth of a set-up.
         """
         self._done = self._about_to = self._mark = _hear_nothing
         self.traveller = _NOBODY
@@ -166,7 +178,7 @@ class Approach:
             return
         assert self.to is not None and isinstance(self.target, Uri)
         self.to = dataclasses.replace(self.to, addresses=answer)
-        guard(self._give_up, self._decide_addresses, self.target.service)
+        guard(self._finish, self._decide_addresses, self.target.service)
 
     def _decide_addresses(self, far_service: str | None) -> None:
         self.verdict = self._judge(far_service)
@@ -212,25 +224,20 @@ class Approach:
             return
         if self._are_alternatives:
             self._core.backoff.worked(self.target)
-        self.cancel()  # the timer
-        self._done(result)
-
-    def _give_up(self, refused: Refused) -> None:
-        self.cancel()
-        self._done(refused)
+        self._finish(result)
 
     # -- the alternatives
 
     def _failed(self, refused: Refused) -> None:
-        self.cancel()
+        self._stop()
         if self._are_alternatives and refused.word in GOES_ON and not isinstance(refused, SaidNo):
             self._core.backoff.failed(self.target, self._core.reactor.seconds())
             self._failures.append(refused.reason)
             if self._left:
-                guard(self._give_up, self.start)
+                guard(self._finish, self.start)
                 return
             refused = Refused(refused.word, "; ".join(self._failures))
-        self._done(refused)
+        self._finish(refused)
 
     def _too_slow(self) -> None:
         self._timer = None

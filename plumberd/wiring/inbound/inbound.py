@@ -379,7 +379,6 @@ class Inbound(ABC):
         self.core.census.withdraw(self)
         if self._approach is not None:
             self._approach.cancel()
-            self._approach.let_go()
         self._give_place_back()
         self.callers.handshakes.leave(self._key)
 
