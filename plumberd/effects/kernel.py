@@ -24,6 +24,9 @@ F_SETPIPE_SZ = 1031
 SPLICE_F_MOVE = 1
 SPLICE_F_NONBLOCK = 2
 
+_FORCES = {socket.SO_SNDBUF: 32, socket.SO_RCVBUF: 33}
+"""SO_SNDBUFFORCE and SO_RCVBUFFORCE, socket(7): the same beyond the system's limit, with CAP_NET_ADMIN."""
+
 _UNCHANGED = 2**32 - 1
 """-1: setresuid(2) would leave the id as it is, and the work would be done as root."""
 
@@ -38,6 +41,14 @@ _GENERIC_SYSCALLS = (159, 149, 147)
 _GENERIC = ("aarch64", "riscv64", "loongarch64")
 
 _INT = struct.Struct("i")
+
+
+def set_buffer(sock: socket.socket, option: int, count: int) -> None:
+    """Set SO_SNDBUF or SO_RCVBUF, as *option* says, to *count* bytes, as far as the kernel lets us."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _FORCES[option], count)
+    except OSError:
+        sock.setsockopt(socket.SOL_SOCKET, option, count)
 
 
 def unsent_bytes(fd: int) -> int:

@@ -31,7 +31,6 @@ FRAMES = 64
 _SPLICE = kernel.SPLICE_F_MOVE | kernel.SPLICE_F_NONBLOCK
 _PEEK = socket.MSG_PEEK | socket.MSG_TRUNC | socket.MSG_DONTWAIT
 _SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-_SO_SNDBUFFORCE = 32
 
 NOTHING = -1
 """There was nothing to read, or no room for it."""
@@ -367,8 +366,4 @@ def _make_pump(source: socket.socket, sink: socket.socket, pipes: PipePool, fram
 
 def grow(sock: socket.socket) -> None:
     """Make room for the largest packet, as far as the kernel lets us."""
-    wanted = 2 * PACKET_BYTES
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, wanted)
-    except OSError:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, wanted)
+    kernel.set_buffer(sock, socket.SO_SNDBUF, 2 * PACKET_BYTES)

@@ -11,6 +11,7 @@ import socket
 import struct
 from dataclasses import dataclass
 
+from plumberd.effects import kernel
 from plumberd.pure.address import Zone, zone
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import IPAddress
@@ -18,7 +19,6 @@ from plumberd.pure.uri import IPAddress
 _IP_MTU_DISCOVER, _IP_MTU, _IP_PMTUDISC_DO = 10, 14, 2  # ip(7)
 _IPV6_MTU_DISCOVER, _IPV6_MTU = 23, 24  # ipv6(7)
 _UDP_SEGMENT = 103  # udp(7), Linux 4.18
-_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _IP_RECVERR, _IPV6_RECVERR = 11, 25
 _EXTENDED_ERROR = struct.Struct("IBBBxII")  # struct sock_extended_err, ip(7)
 _QUOTED_BYTES = 64
@@ -59,18 +59,12 @@ def prepare(sock: socket.socket, receive_buffer_bytes: int) -> None:
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _IP_PMTUDISC_DO)
     else:
         sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DO)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer_bytes)
-    except OSError:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+    kernel.set_buffer(sock, socket.SO_RCVBUF, receive_buffer_bytes)
 
 
 def send_buffer(sock: socket.socket, wanted_bytes: int) -> int:
     """Let so much wait in *sock* to be sent, as far as the kernel lets us; return how much it is, in its counting."""
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, wanted_bytes)
-    except OSError:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, wanted_bytes)
+    kernel.set_buffer(sock, socket.SO_SNDBUF, wanted_bytes)
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
 
 
