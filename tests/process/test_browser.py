@@ -148,7 +148,8 @@ class Library(WebTestCase):
             await pong.send(sent);
             const back = (await pong.next()).value;
             const same = back.length === sent.length && back.every((byte, i) => byte === sent[i]);
-            await pong.send(new Uint8Array({most} + 1));
+            // Refused by its head: the connection may end before all of it is written, and send says so.
+            await pong.send(new Uint8Array({most} + 1)).catch((e) => {{ if (e.word !== "lost") throw e; }});
             return [same, (await pong.closed).code];
             """
         )
