@@ -114,6 +114,21 @@ class Carried(RelayTestCase):
         self.turn()
         self.assertEqual(self.far.sent, sent)
 
+    def test_of_one_the_answer_is_looked_for_at_once_and_of_more_not(self) -> None:
+        looks: list[str] = []
+        self.patch(self.poll, "expect", lambda: looks.append("look"))
+        program = self.relay()
+        program.send(b"one")
+        self.poll.turn()
+        self.assertEqual((self.far.sent, len(looks)), ([b"one"], 1))
+        self.made.received([b"answer"])
+        self.assertEqual(len(looks), 2)
+        for message in (b"two", b"three"):
+            program.send(message)
+        self.poll.turn()
+        self.made.received([b"two", b"three"])
+        self.assertEqual((self.far.sent[1:], len(looks)), ([b"two", b"three"], 2))
+
     def test_a_far_side_without_room_stops_the_reading(self) -> None:
         program = self.relay()
         self.far.room = 2

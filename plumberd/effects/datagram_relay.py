@@ -188,7 +188,10 @@ class DatagramRelay:
         except OSError:
             self._finish("closed by left", tell=True)
             return
-        if self._near.holds and not self._waits_for_room:
+        if not self._near.holds:
+            if len(messages) == 1:
+                self._poll.expect()  # of a single one the next may be here in a moment; more are a stream of them
+        elif not self._waits_for_room:
             self._waits_for_room = True
             self._poll.tell_room(self._near.sock.fileno(), wanted=True)
 
@@ -276,6 +279,8 @@ class DatagramRelay:
                 if done < len(self._pending):
                     self._pending = self._pending[done:]
                     return  # the far side tells when there is room
+                if done == 1:
+                    self._poll.expect()
                 self._pending = []
             else:
                 self._later()
