@@ -58,7 +58,7 @@ class Answer(SynchronousTestCase):
         while True:
             part, data = data[: answer.wanted_bytes], data[answer.wanted_bytes :]
             if answer.receive(part):
-                self.tail = data
+                self.tail, self.message_bytes = data, answer.message_bytes
                 return True
             if not part:
                 return False
@@ -66,7 +66,11 @@ class Answer(SynchronousTestCase):
     def test_ok_is_read_and_not_one_byte_more(self) -> None:
         self.assertTrue(self.feed(ok() + b"the client's"))
         self.assertEqual(self.tail, b"the client's")
-        self.assertEqual(ok(), bytes.fromhex("000000026f6b"))
+        self.assertEqual((ok(), self.message_bytes), (bytes.fromhex("000000026f6b"), 0))
+
+    def test_how_long_messages_may_be_stands_behind_it(self) -> None:
+        self.assertTrue(self.feed(ok(65507)))
+        self.assertEqual((ok(65507), self.message_bytes), (b"\0\0\0\x08ok 65507", 65507))
 
     @each(*((word.value, word) for word in Refusal))
     def test_our_own_refusals_keep_their_word(self, _: str, word: Refusal) -> None:
@@ -78,6 +82,11 @@ class Answer(SynchronousTestCase):
     @each(
         ("no", b"\0\0\0\2no"),
         ("ne", b"\0\0\0\2ne"),
+        ("no_number", b"\0\0\0\3ok "),
+        ("a_word_behind_it", b"\0\0\0\5ok at"),
+        ("nothing_goes_through", b"\0\0\0\4ok 0"),
+        ("out_of_all_bounds", b"\0\0\0\x0dok 1234567890"),
+        ("an_end_of_line", b"\0\0\0\5ok 1\n"),
         ("hang_up", b""),
         ("hang_up_within", b"\0\0\0\2o"),
         ("empty", b"\0\0\0\0"),

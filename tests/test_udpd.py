@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import ipaddress
 import os
@@ -697,6 +698,22 @@ class Parts(UdpdTestCase):
             if kind != "dgram":
                 await self.wait_until_idle(daemon)
                 await self.wait_until_idle(far)
+
+    async def test_how_long_messages_may_be_is_told_and_the_kernel_refuses_longer_ones(self) -> None:
+        far = self.far("allow in pong udp:any")
+        self.serve(far.settings.rundir, "pong")
+        broker = self.run_broker(parts=frozenset(("broker",)))
+        self.run_broker(rundir=broker.settings.rundir, parts=frozenset(("udpd",)))
+        for kind in ("seqpacket", "dgram"):
+            answer, sock = await self.look_up(broker, self.uri(far), kind)
+            limit = answer["message_bytes"]
+            self.assertEqual(limit, 65493)
+            longest = random.Random(kind).randbytes(limit)
+            sock.send(longest)
+            self.assertTrue(await in_thread(sock.recv, 70000) == longest)
+            with self.assertRaises(OSError) as caught:
+                sock.send(bytes(limit + 2))  # where it is odd the kernel rounds it up
+            self.assertEqual(caught.exception.errno, errno.EMSGSIZE)
 
     async def test_its_refusals_are_the_client_s(self) -> None:
         far = self.far()

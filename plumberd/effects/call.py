@@ -83,8 +83,14 @@ class SchemeCall(_Call):
         self, poll: Poll, sock: socket.socket, question: bytes, done: Callable[[Refused | None], None]
     ) -> None:
         """*question*: of :mod:`plumberd.pure.carry`."""
-        super().__init__(poll, sock, question, CarryAnswer(), done)
+        self._answer = CarryAnswer()
+        super().__init__(poll, sock, question, self._answer, done)
         self._end: socket.socket | None = None
+
+    @property
+    def message_bytes(self) -> int:
+        """The longest message that goes through, where the scheme daemon has told; else 0."""
+        return self._answer.message_bytes
 
     def send_along(self, end: socket.socket) -> None:
         """Let *end* go with the question: it is closed here then, and carried from there on."""

@@ -3,12 +3,14 @@
 The current generation's own form, so that either side may be LibIPC's: one
 message (length 4 B big endian, payload) with the URI; the answer is a message
 ``ok``, or ``no`` and a reason, or the end of the connection. From the ok on that
-same connection carries the client's data.
+same connection carries the client's data. Where it was messages that were given
+away to be carried, ``ok`` may be followed by a blank and how long they may be.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
 import struct
 from dataclasses import dataclass, field
 
@@ -20,6 +22,7 @@ ANSWER_BYTES = 512
 """Longest answer that is read."""
 
 _LENGTH = struct.Struct(">I")
+_OK = re.compile(rb"ok(?: ([1-9][0-9]{0,8}))?")
 _ADDRESS = "address="
 _RULED = "&ruled=yes"
 _MESSAGES = "&messages="
@@ -106,9 +109,13 @@ def parse_carried(text: str) -> Carried:
     return Carried(text, framing=framing, framed=framed)
 
 
-def ok() -> bytes:
-    """Return the answer of a scheme daemon that has connected."""
-    return _LENGTH.pack(2) + b"ok"
+def ok(message_bytes: int = 0) -> bytes:
+    """Return the answer of a scheme daemon that has connected.
+
+    :param message_bytes: the longest message that goes through, where it carries messages and knows that.
+    """
+    text = b"ok %d" % message_bytes if message_bytes else b"ok"
+    return _LENGTH.pack(len(text)) + text
 
 
 def no(word: Refusal, reason: str) -> bytes:
@@ -143,10 +150,14 @@ class CarryRequest:
 
 
 class CarryAnswer:
-    """The broker's side: reads the answer and not one byte more."""
+    """The broker's side: reads the answer and not one byte more.
+
+    :ivar message_bytes: the longest message that goes through, where the scheme daemon has told; else 0.
+    """
 
     def __init__(self) -> None:
         self._got = b""
+        self.message_bytes = 0
 
     @property
     def wanted_bytes(self) -> int:
@@ -174,7 +185,9 @@ class CarryAnswer:
         return int(_LENGTH.unpack_from(self._got)[0])
 
     def _judge(self, answer: bytes) -> bool:
-        if answer == b"ok":
+        granted = _OK.fullmatch(answer)
+        if granted is not None:
+            self.message_bytes = int(granted[1] or 0)
             return True
         said = printable(answer)
         word, _, _ = said.removeprefix("no ").partition(":")

@@ -205,8 +205,7 @@ class Reach:
                 sock.close()
                 self._done(result)
                 return
-            bound_packets(sock, result.message_bytes + Framing(framing).header_bytes)
-            self._done(Reached(sock, result.address, fits=True, message_bytes=result.message_bytes))
+            self._done_with_messages(sock, result.address, framing, result.message_bytes)
 
         carry = UdpCarry(
             self._core,
@@ -232,14 +231,15 @@ class Reach:
         ours, theirs = self._message_pair(shape)
 
         def answered(result: Refused | None) -> None:
-            self._step = None
+            step, self._step = self._step, None
+            assert isinstance(step, SchemeCall)
             self._mark("handshake")
             asked, self._sock = self._sock, None
             assert asked is not None
             asked.close()
             self._theirs = None
             if result is None:
-                self._done(Reached(theirs, address, fits=True))
+                self._done_with_messages(theirs, address, framing, step.message_bytes)
             else:
                 theirs.close()
                 self._done(result)
@@ -250,6 +250,11 @@ class Reach:
         call.send_along(ours)
         self._theirs = theirs
         self._go(call)
+
+    def _done_with_messages(self, sock: socket.socket, address: IPAddress, framing: str, message_bytes: int) -> None:
+        if message_bytes:
+            bound_packets(sock, message_bytes + Framing(framing).header_bytes)
+        self._done(Reached(sock, address, fits=True, message_bytes=message_bytes))
 
     def _message_pair(self, shape: Shape) -> tuple[socket.socket, socket.socket]:
         try:

@@ -258,7 +258,7 @@ class Carriage:
             return
         self._note("granted", "")
         with contextlib.suppress(OSError):  # where the broker is gone, so is the client's end
-            self._sock.send(ok())
+            self._sock.send(ok(result.message_bytes))
         self.drop()
 
     def _end_reached(self, result: Reached | Refused) -> None:
