@@ -146,7 +146,16 @@ class Advice(SynchronousTestCase):
         ("a_caller", caller("192.0.2.1"), "allow in pong tcp:192.0.2.1"),
         ("a_caller_s_zone", caller("fe80::1%eth0"), "allow in pong tcp:[fe80::1]"),
         ("a_caller_without_address", Question(IN, "pong", Destination("tcp", None, None, None)), "allow in pong any"),
-        ("an_endpoint", Question(OUT, "pong", Destination("tls", "a.example", None, 1, True)), "allow out pong any"),
+        (
+            "where_this_machine_proves_itself",
+            Question(OUT, "pong", Destination("wss", "a.example", None, 443, True)),
+            "allow out pong wss:a.example:443",
+        ),
+        (
+            "an_endpoint",
+            Question(OUT, "pong", Destination("tls", None, None, None, True)),
+            "allow out pong any",
+        ),
         (
             "an_endpoint_no_service",
             Question(OUT, None, Destination("unix", None, None, None, True)),
@@ -168,6 +177,11 @@ class Advice(SynchronousTestCase):
             "allow out pong any",
         ),
         ("a_claim", claim("pong"), "allow serve pong"),
+        (
+            "a_caller_that_proves_something",
+            caller("192.0.2.1", scheme="wss", proved=("token:phone", "cert:a.example")),
+            "allow in pong wss:any for cert:a.example",
+        ),
     )
     def test_it_is_told_at_the_reason_s_end(self, _: str, question: Question, proposed: str) -> None:
         for lines in ((), (f"deny {question.direction.value} any any",) if question.direction is not SERVE else ()):

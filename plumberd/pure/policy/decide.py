@@ -308,9 +308,7 @@ def _default(policy: Policy, question: Question, need: _Need | None) -> Verdict:
         what = f"the route's {question.to.scheme} endpoint does what the client could not do by itself"
         if not question.to.special:
             what = f"this machine proves who it is at {question.to}, which the client could not do by itself"
-        return Verdict(
-            False, "default for endpoints", f"{what}: it needs a rule, allow out {question.service or 'any'} any"
-        )
+        return Verdict(False, "default for endpoints", f"{what}: it needs a rule, {_ask(question)}")
     if question.to.scheme == "unix":
         return Verdict(True, "default for local services", "local services are open to unconfined clients")
     return _by_default(policy, question)
@@ -334,5 +332,9 @@ def _ask(question: Question, need: _Need | None = None) -> str:
     if question.direction is not Direction.SERVE:
         # what an endpoint string does not tell cannot be named
         told = to.scheme in SCHEMES and (to.name is not None or to.addresses is not None)
-        words.append(to.as_peer(question.direction) if told else "any")
+        proved = sorted(question.subject.words) if question.direction is Direction.IN else []
+        if proved:  # who somebody is says more than where it is
+            words += [f"{to.scheme}:any", "for", proved[0]]
+        else:
+            words.append(to.as_peer(question.direction) if told else "any")
     return " ".join(words)
