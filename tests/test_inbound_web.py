@@ -322,13 +322,13 @@ class Ended(WebTestCase):
         await self.wait_until_idle(broker)
 
     @each(
-        ("unmasked", "810161", 1002),
-        ("reserved", "f18000000000", 1002),
-        ("no text", "8182000000 00c328", 1007),
-        ("too long", "82ff0000000001000000 00000000", 1009),
-        ("a bad close", "888100000000 00", 1002),
+        ("unmasked", "810161", 1002, "mask"),
+        ("reserved", "f18000000000", 1002, "extension"),
+        ("no text", "8182000000 00c328", 1007, "UTF-8"),
+        ("too long", "82ff0000000001000000 00000000", 1009, "4194304"),
+        ("a bad close", "888100000000 00", 1002, "Close"),
     )
-    async def test_a_broken_rule_is_told_with_its_code(self, _: str, text: str, code: int) -> None:
+    async def test_a_broken_rule_is_told_with_its_code_and_why(self, _: str, text: str, code: int, why: str) -> None:
         broker = self.listen(ANYBODY)
         ends: list[bytes] = []
         self.serve(broker.settings.rundir, "pong", lambda sock: ends.append(read_all(sock)))
@@ -341,7 +341,8 @@ class Ended(WebTestCase):
                 return read_all(sock)
 
         frames = parsed(await in_thread(work))[2]
-        self.assertEqual(frames, b"\x88\x02" + code.to_bytes(2, "big"))
+        self.assertEqual((frames[:1], frames[2:4]), (b"\x88", code.to_bytes(2, "big")))
+        self.assertEqual((frames[1], why in frames[4:].decode()), (len(frames) - 2, True), frames)
         await self.wait_until_idle(broker)
         await until(lambda: ends)
 

@@ -138,6 +138,21 @@ class Reading(PumpTestCase):
         self.assertRaises(Untranslatable, self.reader.empty)
 
 
+class OfPackets(PumpTestCase):
+    def test_what_a_service_sent_before_it_ended_with_something_unread_goes_out_in_front_of_that(self) -> None:
+        service, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.prepare(self.owned(service), self.owned(ours), packets=True)
+        ours.send(encode(ZIG, Message(b"unread")))
+        for payload in (b"one", b"two"):
+            service.send(encode(ZIG, Message(payload)))
+        service.close()
+        for _ in range(2):
+            self.assertGreater(self.writer.fill(), 0)
+            self.writer.empty()
+        self.assertRaises(ConnectionResetError, self.writer.fill)
+        self.assertEqual(read_exactly(self.peer, 10), b"\x82\x03one\x82\x03two")
+
+
 class Writing(PumpTestCase):
     def test_messages_of_the_service_go_out(self) -> None:
         self.service.sendall(encode(ZIG, Message(b"one")) + encode(ZIG, Message(b"two")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from typing import Any
 
@@ -16,7 +17,7 @@ from plumberd.effects.ws_relay import CLOSE_SECONDS, DRAIN_SECONDS, PING_SECONDS
 from plumberd.framing import Framing
 from plumberd.pure.ws_frames import BINARY, CLOSE, FIN, PING, PONG, Form, FrameDecoder, close_payload, frame
 from plumberd.pure.ws_messages import Inward, Outward, Subprotocol, form_of
-from tests.support import CleanTestCase, in_thread, read_all, read_exactly, real_reactor, until
+from tests.support import DEADLINE_SECONDS, CleanTestCase, in_thread, read_all, read_exactly, real_reactor, until
 
 MASK = b"abcd"
 
@@ -35,7 +36,7 @@ class RelayTestCase(CleanTestCase):
         self.peer, wire = self.tcp_pair()
         self.service, ours = self.pair()
         session, line, raw = Session(), PlainLine(wire), Framing.RAW
-        writer = WsWriter(line, ours, wire, Outward(raw, packets=False, limit_bytes=1 << 20), session)
+        self.writer = writer = WsWriter(line, ours, wire, Outward(raw, packets=False, limit_bytes=1 << 20), session)
         form = form_of(Subprotocol.RAW, raw, packets=False)
         decoder = FrameDecoder(masked=True, limit_bytes=1 << 20, form=form)
         reader = WsReader(line, wire, ours, decoder, Inward(raw, packets=False), session, writer)
@@ -51,12 +52,83 @@ class RelayTestCase(CleanTestCase):
         self.relay.abort()
         await until(lambda: self.ended)
 
+    async def turn(self) -> None:
+        """Let the reactor turn a few times."""
+        count = iter(range(5))
+        await until(lambda: next(count) == 4)
+
     async def echo(self, data: bytes = b"hello") -> None:
         """Let a message through, and one back."""
         self.peer.sendall(frame(FIN | BINARY, data, MASK))
         self.assertEqual(await in_thread(read_exactly, self.service, len(data)), data)
         self.service.sendall(data)
         self.assertEqual(await in_thread(read_exactly, self.peer, len(data) + 2), frame(FIN | BINARY, data))
+
+
+class Crowded(RelayTestCase):
+    """With a service that writes, and a client that does not read yet."""
+
+    async def crowd(self) -> int:
+        """Let the service write until nobody takes more; return how many bytes that were."""
+        self.service.setblocking(False)
+        self.peer.setblocking(False)
+        sent = quiet = 0
+
+        def is_full() -> bool:
+            nonlocal sent, quiet
+            quiet += 1
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    sent += self.service.send(bytes(65536))
+                    quiet = 0
+            return quiet > 5 and self.writer.holds
+
+        await until(is_full)
+        return sent
+
+    def drain(self) -> bytes:
+        """Return what has reached the client."""
+        found = b""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                found += self.peer.recv(1 << 20)
+        return found
+
+    async def read(self, count: int, first: bytes = b"") -> int:
+        """Read the next *count* bytes of messages, of which *first* has come already; return how many came."""
+        decoder = FrameDecoder(masked=False, limit_bytes=1 << 20, form=Form.BYTES)
+        got = 0
+
+        def is_whole(data: bytes) -> bool:
+            nonlocal got
+            found = decoder.feed(data)
+            while decoder.is_full:
+                found += decoder.feed(b"")
+            got += sum(len(piece) for opcode, piece in found if opcode not in (PING, PONG))
+            return got >= count
+
+        if not is_whole(first):
+            await until(lambda: is_whole(self.drain()))
+        self.peer.settimeout(DEADLINE_SECONDS)
+        return got
+
+    async def test_who_could_not_be_asked_for_want_of_room_is_not_given_up(self) -> None:
+        self.clock.advance(PING_SECONDS)
+        sent = await self.crowd()
+        self.clock.advance(PING_SECONDS)  # it is time to ask, and there is no room for it
+        self.assertEqual(await self.read(sent), sent)
+        self.clock.advance(PING_SECONDS)
+        self.assertEqual(await in_thread(read_exactly, self.peer, 2), b"\x89\x00")
+        self.assertEqual(self.ended, [])
+
+    async def test_a_ping_of_who_reads_slowly_takes_no_turn_of_what_waits(self) -> None:
+        sent, first = await self.crowd(), b""
+        while self.writer.holds:  # there is room for what waits, and not enough yet for the poll to tell of
+            with contextlib.suppress(BlockingIOError):
+                first += self.peer.recv(65536)
+            self.peer.send(frame(FIN | PING, b"?", MASK))
+            await self.turn()
+        self.assertEqual(await self.read(sent, first), sent)
 
 
 class Silence(RelayTestCase):
@@ -108,7 +180,7 @@ class AfterTheUsual(RelayTestCase):
         await self.echo()
         self.peer.sendall(frame(FIN | BINARY, b"last", MASK) + frame(FIN | BINARY, b"unmasked"))
         self.assertEqual(await in_thread(read_all, self.service), b"last")
-        wanted = frame(FIN | CLOSE, close_payload(1002))
+        wanted = frame(FIN | CLOSE, close_payload(1002, "a client's frame without mask"))
         self.assertEqual(await in_thread(read_exactly, self.peer, len(wanted)), wanted)
 
     async def test_a_ping_is_answered(self) -> None:
@@ -174,8 +246,3 @@ class Ends(RelayTestCase):
         self.relay.abort()
         self.assertEqual(await in_thread(read_all, self.peer), b"\x88\x02\x03\xe9")
         self.assertEqual(self.ended, ["aborted"])
-
-    async def turn(self) -> None:
-        """Let the reactor turn a few times."""
-        count = iter(range(5))
-        await until(lambda: next(count) == 4)

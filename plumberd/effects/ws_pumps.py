@@ -78,11 +78,12 @@ class Session:
     :ivar heard: the far side's Close.
     :ivar said: the code of ours, once it is on its way.
     :ivar code: what ours will say.
+    :ivar reason: why, where that is the far side's own fault.
     :ivar alive: whether anything came since somebody asked last.
     :ivar asked: whether a ping of ours has not been answered.
     """
 
-    __slots__ = ("alive", "asked", "code", "fault", "heard", "masks", "said")
+    __slots__ = ("alive", "asked", "code", "fault", "heard", "masks", "reason", "said")
 
     def __init__(self, masks: Masks | None = None) -> None:
         """*masks*: for the frames of a client."""
@@ -90,6 +91,7 @@ class Session:
         self.heard: Closing | None = None
         self.said: int | None = None
         self.code = NORMAL
+        self.reason = ""
         self.fault: WsError | None = None
         self.alive = True
         self.asked = False
@@ -118,6 +120,7 @@ class WsWriter(Pump):
         self._packets = source.type == socket.SOCK_SEQPACKET
         self._peeked = bytearray(1) if self._packets else b""
         self._closing = False
+        self._reset: OSError | None = None
 
     @property
     def holds(self) -> bool:
@@ -128,22 +131,25 @@ class WsWriter(Pump):
         """Send *data* in front of everything: the answer to the handshake."""
         self._unsent = data + self._unsent
 
-    def ping(self) -> None:
-        """Ask whether anybody is there, if there is room for the question.
+    def ping(self) -> bool:
+        """Ask whether anybody is there, if there is room for the question; tell whether there was.
 
         :raises OSError: the sink is broken.
         """
-        if not self.holds:
-            self._unsent = self._session.control(PING)
-            self.empty()
+        if self.holds:
+            return False
+        self._unsent = self._session.control(PING)
+        self.empty()
+        return True
 
     def pong(self, payload: bytes) -> None:
         """Answer a ping; of several that wait, only the last is answered (RFC 6455, 5.5.3).
 
         :raises OSError: the sink is broken.
         """
-        self._pong = payload
-        self.empty()
+        held, self._pong = self.holds, payload
+        if not held:  # else it goes with what waits, in this pump's own turn, which reads on behind it
+            self.empty()
 
     def fill(self) -> int:
         """See :meth:`Pump.fill`."""
@@ -155,7 +161,11 @@ class WsWriter(Pump):
             return self._take(b"")
         try:
             if self._packets:
-                length = self.source.recv_into(self._peeked, 1, _PEEK)
+                try:
+                    length = self.source.recv_into(self._peeked, 1, _PEEK)
+                except ConnectionResetError as e:
+                    self._reset = e  # of packets told first, once, and what is queued behind it
+                    length = self.source.recv_into(self._peeked, 1, _PEEK)
                 if length > PACKET_BYTES:
                     raise self._unfit(f"a packet of {length} bytes: at most {PACKET_BYTES} are carried")
                 data = self.source.recv(max(length, 1), _NOW)
@@ -164,6 +174,8 @@ class WsWriter(Pump):
         except BlockingIOError:
             return NOTHING
         if not data:
+            if self._reset is not None:
+                raise self._reset
             if self._outward.pending:
                 raise self._unfit("the service ended in the middle of a message")
             return 0
@@ -205,7 +217,7 @@ class WsWriter(Pump):
         session = self._session
         if session.said is None:
             session.said = session.code
-            self._unsent += session.control(CLOSE, close_payload(session.code))
+            self._unsent += session.control(CLOSE, close_payload(session.code, session.reason))
             self._closing = True
         self.empty()
         return not self.holds

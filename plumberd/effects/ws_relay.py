@@ -28,7 +28,7 @@ from plumberd.effects.poll import IN, OUT, Poll
 from plumberd.effects.pumps import Pump
 from plumberd.effects.relay import Relay
 from plumberd.effects.ws_pumps import Session, Untold, WsReader, WsWriter
-from plumberd.pure.ws_frames import GOING_AWAY, NO_CODE, NORMAL, SERVICE_DIED
+from plumberd.pure.ws_frames import BAD_DATA, GOING_AWAY, NO_CODE, NORMAL, PROTOCOL_ERROR, SERVICE_DIED, TOO_BIG
 
 CLOSE_SECONDS = 5.0
 """How long the far side's Close is waited for behind ours."""
@@ -41,6 +41,9 @@ PING_SECONDS = 30.0
 
 _USUAL = IN | OUT
 """Events of a socket on which nothing has ended and nothing has failed."""
+
+_PEERS_FAULTS = (PROTOCOL_ERROR, BAD_DATA, TOO_BIG)
+"""Of these ends the far side is told why: it has broken the rules, and can mend that."""
 
 _TCP_USER_TIMEOUT = 18
 _UNTAKEN_MS = 60_000
@@ -85,9 +88,8 @@ class WsRelay(Relay):
         if session.alive:
             session.alive = session.asked = False
         elif not session.asked:
-            session.asked = True
             with contextlib.suppress(OSError):  # the poll tells of it as well
-                self._writer.ping()
+                session.asked = self._writer.ping()  # without room it is asked the next time
         elif not self._has_unsent(self._left):  # else TCP finds out by itself
             self._fault = self._fault or "silent"
             self.close_now()
@@ -111,6 +113,8 @@ class WsRelay(Relay):
         if self._session.said is None:
             self._fault = self._fault or text
             self._session.code = code
+            if code in _PEERS_FAULTS:
+                self._session.reason = text
         self._reader.deaf = self._writer.over = True
         self._reader.drop()
         with contextlib.suppress(OSError):

@@ -300,7 +300,18 @@ class Reach:
             self._done(result)
             return
         self._sock, self._address = result
-        assert isinstance(self._target, Uri)
+        try:
+            self._go_inside()
+        except Refused as e:  # the poll has called, and nobody else hears of it
+            self.cancel()
+            self._done(e)
+
+    def _go_inside(self) -> None:
+        """Go on with the connection that there is.
+
+        :raises Refused: what would be said has no place there, or cannot be carried.
+        """
+        assert isinstance(self._target, Uri) and self._sock is not None
         if self._target.scheme in ("ws", "wss"):
             hops, shape = self._traveller.hops, self._ws_shape
             self._go(WsDial(self._core, self._sock, self._target, hops, shape, self._upgraded, self._mark))
