@@ -203,6 +203,14 @@ class Advice(SynchronousTestCase):
     def test_the_reason_says_who_needs_it(self, _: str, who: Subject, reason: str) -> None:
         self.assertEqual(decide(policy(out=False), ask("tcp://a.example:80", who=who)).reason, reason)
 
+    @each(("multicast", "224.0.0.1"), ("broadcast", "255.255.255.255"), ("unspecified", "::"))
+    def test_for_datagrams_to_many_machines_no_rule_is_proposed(self, _: str, address: str) -> None:
+        question = ask("udp://a.example:53", address)
+        reason = decide(policy(), question).reason
+        self.assertNotIn("allow", reason)
+        self.assertIn("single machines", reason)
+        self.assertIn("allow out pong tcp:", decide(policy(), ask("tcp://a.example:53", address)).reason)
+
     def test_what_is_denied_would_take_one_in_front(self) -> None:
         self.assertEqual(
             decide(policy("allow in any any", "deny out any any"), ask("tcp://a.example:80")).reason,

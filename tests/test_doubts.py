@@ -75,7 +75,8 @@ class Rules(SynchronousTestCase):
 
     def test_one_that_nobody_can_prove_anything_to(self) -> None:
         self.assertIn(
-            "rule 1 can match nobody: callers cannot prove cert: here",
+            "rule 1 can match nobody: callers cannot prove cert: here "
+            '(tls.client_certificates is "none", or nothing listens inside TLS)',
             warnings("allow in a any for cert:b.example", tcpd=("tcp:9000",)),
         )
 

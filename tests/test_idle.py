@@ -19,6 +19,7 @@ BARE = Surroundings(("tcp",), None, (), ("tcp", "unix"))
 
 
 KEPT = "is a name that plumberd keeps for itself"
+NO_CERTIFICATES = 'tls.client_certificates is "none", or nothing listens inside TLS'
 
 
 class Why(SynchronousTestCase):
@@ -31,8 +32,17 @@ class Why(SynchronousTestCase):
         ("a reserved end", "deny in a.lock any", f"can match nothing: a.lock {KEPT}"),
         ("a reserved local name", "allow out a unix:tcp", f"can match nothing: tcp {KEPT}"),
         ("a scheme", "allow out a tls:any", "opens and closes nothing: no connection is made by tls here"),
-        ("a proof", "allow in a any for psk:laptop", "can match nobody: callers cannot prove psk: here"),
-        ("of callers", "deny out a any for cert:b.example", "can match nobody: callers cannot prove cert: here"),
+        (
+            "a proof",
+            "allow in a any for psk:laptop",
+            "can match nobody: callers cannot prove psk: here "
+            "(there is no tls.psk_file, or nothing listens inside TLS)",
+        ),
+        (
+            "of callers",
+            "deny out a any for cert:b.example",
+            f"can match nobody: callers cannot prove cert: here ({NO_CERTIFICATES})",
+        ),
         (
             "local and proved",
             "deny out a any for user:alice for cert:b.example",
@@ -51,6 +61,16 @@ class Why(SynchronousTestCase):
     )  # fmt: skip
     def test_it_is(self, _: str, text: str, why: str) -> None:
         self.assertEqual(self.idle(text), why)
+
+    def test_a_caller_s_name_is_what_a_certificate_proves(self) -> None:
+        unasked = Surroundings(listens=("tls", "wss"), proves=("token",))
+        asked = Surroundings(listens=("tls", "wss"), proves=("cert", "spiffe"))
+        for text in ("allow in a tls:b.example", "allow in a wss:b.example"):
+            self.assertEqual(
+                self.idle(text, unasked), f"can match nobody: callers cannot prove a name here ({NO_CERTIFICATES})"
+            )
+            self.assertEqual(self.idle(text, asked), "")
+        self.assertEqual(self.idle("allow in a wss:192.0.2.7", unasked), "")
 
     @each(
         ("any caller", "allow in a any"),

@@ -17,7 +17,9 @@ from typing import Any
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import Server, ServerConnection, serve
 
+from plumberd.effects import dial_tcp
 from plumberd.framing import Decoder, Message, encode
+from plumberd.pure.address import Zone
 from plumberd.pure.limits import Limits
 from plumberd.pure.modes import Mode
 from plumberd.pure.policy.route import Routes, parse_route
@@ -425,6 +427,33 @@ class _Contract(OutTestCase):
 
 class OverWs(_Contract):
     scheme = "ws"
+
+    @each(
+        ("a_type", "", "dgram", "not-possible"),
+        ("a_user_without_a_password", "alice@", "stream", "bad-request"),
+    )
+    async def test_what_cannot_be_asked_is_refused_where_connecting_takes_its_time(
+        self, what: str, user: str, kind: str, word: str
+    ) -> None:
+        self.patch(dial_tcp, "zone", lambda address: Zone.ORDINARY)  # nothing is connected at once
+        near, port = self.near(), self.websocket_server(echo_messages)
+        uri = self.uri(port, "", user).replace("ws:", "wss:" if user else "ws:")
+        answer, _ = await self.ask(near, uri, type=kind)
+        self.assertEqual(answer["error"], word, what)
+        self.assertEqual(self.flushLoggedErrors(), [])
+        await self.idle(near)
+
+    async def test_that_nothing_of_this_machine_s_is_proved_here_is_told_where_it_is_missed(self) -> None:
+        far = self.far("allow in pong any for token:laptop")
+        self.serve(far.settings.rundir, "pong")
+        port = self.tcpd_port(far)
+        near = self.near(port=port, peer=PeerSettings(token_file="/etc/token", token=TOKEN))
+        answer, _ = await self.ask(near, self.uri(port))
+        self.assertEqual(answer["error"], "denied")
+        self.assertTrue(answer["reason"].endswith("is not sent over ws, only over wss"), answer["reason"])
+        answer, _ = await self.ask(self.near(), self.uri(port))
+        self.assertEqual(answer["reason"], "the far side refused: denied")
+        await self.idle(near, far)
 
 
 class OverWss(_Contract):

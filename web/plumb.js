@@ -2,9 +2,7 @@
  * Services behind a plumberd, for pages and for programs that have a WebSocket.
  *
  *     import { connect } from "/-/plumb.js";
- *     const pong = await connect("/pong", { token, text: true });
- *     await pong.send("hello");
- *     for await (const message of pong) console.log(message);
+ *     for await (const message of await connect("/pong", { token, text: true })) console.log(message);
  */
 
 /** What may wait for a reader (a browser cannot stop reading), and what may be unwritten when send() resolves. */
@@ -16,6 +14,8 @@ const BACK_OFF = { firstSeconds: 0.5, mostSeconds: 30, tries: Infinity, afterEnd
 const FINAL = ["denied", "unauthenticated", "unknown-service", "bad-request", "not-possible", "slow"];
 const FINAL_CODES = [1002, 1003, 1007, 1008, 1009, 1010];
 const PASSING = { true: ["unknown-service"], false: ["unknown-service", "denied"] }; // by: has a token
+
+const NoSocket = function () { throw new Error("no WebSocket here: pass { WebSocket } of the package ws") };
 
 /** Why there is no connection: a word for programs, a reason for people; `code` is the close code, if it was open. */
 export class PlumbError extends Error {
@@ -49,7 +49,7 @@ class Connection {
 
   constructor(url, options, opened, failed) {
     this.#url = url;
-    this.#options = { protocol: "ipc", WebSocket: globalThis.WebSocket, ...options };
+    this.#options = { protocol: "ipc", WebSocket: globalThis.WebSocket ?? NoSocket, ...options };
     this.#backOff = options.reconnect ? { ...BACK_OFF, ...options.reconnect } : { ...BACK_OFF, tries: 0 };
     this.closed = new Promise((resolve) => (this.#tellClosed = resolve));
     options.signal?.addEventListener("abort", () => this.close(), { once: true });

@@ -22,6 +22,16 @@ ADVICE = {
 }
 """What to do about each word of a refusal."""
 
+_PROOF = "it answers, and does not prove who it is: tls.trust, or trust or pin of its [peer], say whom to believe"
+BY_REASON = (
+    (Refusal.UNREACHABLE, "the scheme daemon for", "start the process that carries this scheme, of this run directory"),
+    (Refusal.UNREACHABLE, "what it speaks is", "something else listens there: look whether scheme and port are right"),
+    (Refusal.UNREACHABLE, "its certificate", _PROOF),
+    (Refusal.UNREACHABLE, "authority", _PROOF),
+    (Refusal.NOT_POSSIBLE, "; ask for ", "ask in the way that the reason names"),
+)
+"""What to do where the reason holds such words; the first is taken."""
+
 ADVICE_FAR = "here it is let through: ask whoever runs the far side for a rule, or show it who you are"
 
 
@@ -59,4 +69,7 @@ def advice_of(word: str, reason: str = "") -> str:
     """Return what to do about a refusal with this word and reason: what the far side refuses is not this broker's."""
     if word == Refusal.DENIED.value and reason.startswith(FAR_SIDE_REFUSED):
         return ADVICE_FAR
+    for refusal, words, advice in BY_REASON:
+        if word == refusal.value and words in reason:
+            return advice
     return next((advice for refusal, advice in ADVICE.items() if refusal.value == word), "look into docs/protocol.md")

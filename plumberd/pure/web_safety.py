@@ -177,7 +177,8 @@ def check_origin(request: HttpRequest, place: Place, settings: WebSettings, *, e
     port = _PORTS[origin.scheme] if place.port is None else place.port
     own = origin.host == place.host and origin.port == port
     if not own or (encrypted and origin.scheme != "https"):
-        raise HttpError(HTTPStatus.FORBIDDEN, f"the page is of {origin}, which is neither {place} nor in web.origins")
+        wanted = f"https://{place}" if encrypted else str(place)
+        raise HttpError(HTTPStatus.FORBIDDEN, f"the page is of {origin}, which is neither {wanted} nor in web.origins")
     return True
 
 

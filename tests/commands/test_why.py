@@ -78,6 +78,21 @@ class Why(PlumbTestCase):
     def test_a_word_of_a_later_broker_leads_to_the_documents(self) -> None:
         self.assertIn("docs/protocol.md", advice_of("tired"))
 
+    def test_a_reason_may_have_its_own(self) -> None:
+        for word, reason, advice in (
+            (
+                "unreachable",
+                "the scheme daemon for udp: there is no socket, it does not run (/r/udp)",
+                "start the process",
+            ),
+            ("unreachable", "what it speaks is not TLS", "something else listens there"),
+            ("unreachable", "its certificate has expired", "tls.trust"),
+            ("unreachable", "unknown authority: it shows its own certificate alone", "tls.trust"),
+            ("not-possible", "type=dgram: a WebSocket is a connection that ends; ask for seqpacket", "ask in the way"),
+        ):
+            self.assertIn(advice, advice_of(word, reason))
+            self.assertEqual(advice_of("busy", reason), advice_of("busy"))
+
     def test_what_the_far_side_denies_is_not_asked_of_this_broker(self) -> None:
         for said in ("denied", "", "a word of a later one"):
             self.assertIn("whoever runs the far side", advice_of("denied", said_no(said).reason))

@@ -34,6 +34,7 @@ CONFINED = "confined"
 
 MODES = tuple(mode.value for mode in Mode if mode is not Mode.AUTO)
 _KEYWORDS = ("at", "as", "mode")
+_ONE_CALLER = "SCHEME:ADDRESS, as tcp:192.0.2.7 or wss:192.0.2.7, or tls:NAME or wss:NAME"
 
 
 class AssertionsError(ValueError):
@@ -228,13 +229,13 @@ def _address(text: str) -> IPAddress:
 def _check_caller(text: str) -> None:
     """Refuse what is no one caller: an address, or a name that a certificate proves."""
     if "@" in text:  # the message about it would show a password
-        raise ValueError("a caller has no user and no password: wanted tcp:ADDRESS or tls:NAME")
+        raise ValueError(f"a caller has no user and no password: wanted {_ONE_CALLER}")
     try:
         peer = parse_peer(text, Direction.IN)
     except PeerError as e:
         raise ValueError(str(e)) from None
     if peer.scheme is None or (peer.name is None and peer.address is None) or peer.name in ANY:
-        raise ValueError(f"{_show(text)}: wanted one caller, tcp:ADDRESS or tls:NAME")
+        raise ValueError(f"{_show(text)}: wanted one caller, {_ONE_CALLER}")
 
 
 def _show(text: str) -> str:

@@ -293,6 +293,11 @@ def _names(rule: Rule, need: _Need) -> bool:
 def _default(policy: Policy, question: Question, need: _Need | None) -> Verdict:
     standing = question.subject.standing
     if need is not None:
+        if question.to.scheme == "udp" and zone(need.address) in (Zone.MULTICAST, Zone.UNSPECIFIED):
+            reason = (
+                f"{need.address} is many machines' or nobody's: datagrams go to single machines, whatever rules say"
+            )
+            return Verdict(False, "default", reason)
         port = " and its port" if need.with_port else ""
         reason = f"{need.address} is {need.kind} address: it needs a rule that names it{port}: {_ask(question, need)}"
         return Verdict(False, "default", reason)

@@ -45,6 +45,17 @@ class Surroundings:
     addresses: Collection[IPAddress] = frozenset()
 
 
+_BY_CERTIFICATE = 'tls.client_certificates is "none", or nothing listens inside TLS'
+_PROVED_BY = {
+    "cert": _BY_CERTIFICATE,
+    "spiffe": _BY_CERTIFICATE,
+    "psk": "there is no tls.psk_file, or nothing listens inside TLS",
+    "login": "there is neither auth.password_file nor --auth, or nothing listens inside TLS",
+    "token": "there is no web.token_file, or no webipcd",
+}
+"""What keeps callers from proving each kind of identity."""
+
+
 def why_idle(rule: Rule, around: Surroundings) -> str:
     """Return why no question that can come up is one that *rule* speaks of, behind its number; or nothing.
 
@@ -61,6 +72,8 @@ def why_idle(rule: Rule, around: Surroundings) -> str:
             return f"can match nobody: nothing here listens for {peer.scheme}"
         if around.services is not None and not _speaks_of_some(rule, around.services):
             return "can match nobody: a service that is not published cannot be asked for without --tcpd"
+        if peer.name is not None and peer.scheme in ("tls", "wss") and "cert" not in around.proves:
+            return f"can match nobody: callers cannot prove a name here ({_PROVED_BY['cert']})"
     return _why_nobody(rule, around)
 
 
@@ -71,7 +84,7 @@ def _why_nobody(rule: Rule, around: Surroundings) -> str:
         return "can match nobody: local clients prove nothing, and callers are no users of this machine"
     unproved = next((condition.kind for condition in proved if condition.kind not in around.proves), None)
     if unproved is not None and (around.listens or rule.direction is Direction.OUT):
-        return f"can match nobody: callers cannot prove {unproved}: here"
+        return f"can match nobody: callers cannot prove {unproved}: here ({_PROVED_BY[unproved]})"
     if rule.action.opens:
         # A deny holds for whom it can't be told of as well, whatever its conditions are.
         two = _two_at_once(rule.conditions)

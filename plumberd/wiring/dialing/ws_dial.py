@@ -161,7 +161,7 @@ class WsDial:
 
     def _end(self, answer: HttpAnswer) -> None:
         """Wait for no more of why it is refused."""
-        self._finish(refusal_of(answer, self._body[:BODY_BYTES]))
+        self._finish(self._refusal(answer))
 
     def _finish(self, result: Line | Refused) -> None:
         self.cancel()
@@ -195,7 +195,17 @@ class WsDial:
             else:
                 self._body += data
             if not data or len(self._body) >= self._wanted(self._answer):
-                return refusal_of(self._answer, self._body[:BODY_BYTES])
+                return self._refusal(self._answer)
+
+    def _refusal(self, answer: HttpAnswer) -> Refused:
+        """Return why it is refused, and that nothing was proved, where that is what this machine could have done."""
+        refused, uri = refusal_of(answer, self._body[:BODY_BYTES]), self._uri
+        peer = self._core.settings.peers.get(peer_key(uri.host, uri.port))
+        is_about_proof = refused.word in (Refusal.DENIED, Refusal.UNAUTHENTICATED)
+        if uri.scheme != "ws" or not is_about_proof or peer is None or (peer.token is None and peer.login is None):
+            return refused
+        reason = f"{refused.reason}; what this machine could prove there is not sent over ws, only over wss"
+        return Refused(refused.word, reason)
 
     def _check_service(self, answer: HttpAnswer) -> None:
         if self._uri.service is not None and answer.first("sec-websocket-protocol") not in self._protocols:
