@@ -7,7 +7,7 @@ import select
 import socket
 
 MESSAGE_BYTES = 2 << 20
-"""Longest message: what one packet holds. A longer line goes out in several."""
+"""Longest message that is sent: what the broker carries in one packet. A longer line goes out in several."""
 
 CHUNK_BYTES = 65536
 
@@ -44,7 +44,7 @@ def carry_lines(sock: socket.socket, source: int, sink: int) -> int:
                         poll.unregister(source)
                         sock.shutdown(socket.SHUT_WR)
                 if sock.fileno() in ready:
-                    message = sock.recv(MESSAGE_BYTES)
+                    message = _receive(sock)
                     if not message:
                         return 0
                     _write(sink, (_shown(message) if shows else message) + b"\n")
@@ -55,6 +55,12 @@ def carry_lines(sock: socket.socket, source: int, sink: int) -> int:
 def _send(sock: socket.socket, line: bytes) -> None:
     if line:
         sock.sendall(line)
+
+
+def _receive(sock: socket.socket) -> bytes:
+    """Return the next message, whole; ``b""`` is the end. The kernel makes none of more than some 4.2 MB."""
+    length = sock.recv_into(bytearray(1), 1, socket.MSG_PEEK | socket.MSG_TRUNC)
+    return sock.recv(length) if length else b""
 
 
 def _write(sink: int, data: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import tty
 
@@ -50,6 +51,18 @@ class Lines(LinesTestCase):
         self.far.close()
         self.assertEqual(await done, 0)
         self.assertEqual(os.read(self.shown, 1000), b"one\n\x1b[31mtwo\nthree\nfour\n")
+
+    @each((MESSAGE_BYTES + 1,), (4 << 20,))
+    async def test_a_message_longer_than_a_line_may_be_is_shown_whole(self, length: int) -> None:
+        message = random.Random(length).randbytes(length).replace(b"\n", b"-")
+        done = in_thread(carry_lines, self.near, self.source, self.sink)
+        await in_thread(self.far.send, message)
+        await in_thread(self.far.send, b"next")
+        with os.fdopen(os.dup(self.shown), "rb") as shown:
+            self.assertTrue(await in_thread(shown.readline) == message + b"\n")
+            self.assertEqual(await in_thread(shown.readline), b"next\n")
+        self.far.close()
+        self.assertEqual(await done, 0)
 
     @each((1,), (MESSAGE_BYTES + 10,))
     async def test_a_line_longer_than_a_message_is_several(self, length: int) -> None:
