@@ -98,13 +98,12 @@ def _connect(args: argparse.Namespace) -> int:
     if is_web and messages and "text=" not in target.partition("?")[2]:
         target += "&text=yes" if "?" in target else "?text=yes"
     kind = "seqpacket" if messages else None
-    if "://" in target:
-        sock = client.connect(uri=target, type=kind, rundir=args.rundir)
-    else:
-        sock = client.connect(target, type=kind, rundir=args.rundir)
+    service, uri = (None, target) if "://" in target else (target, None)
+    sock, told = client.lookup(service, uri=uri, type=kind, rundir=args.rundir)
     if not messages:
         return pump.carry(sock, 0, 1)
-    return int(importlib.import_module("plumberd.pump_messages").carry_lines(sock, 0, 1))
+    carry_lines = importlib.import_module("plumberd.pump_messages").carry_lines
+    return int(carry_lines(sock, 0, 1, complain, told.get("message_bytes")))
 
 
 def _late(module: str, function: str = "run") -> Any:

@@ -118,6 +118,23 @@ class Connect(PlumbTestCase):
         status, out, _ = await self.finished("--rundir", self.broker(answer), "connect", "pong", stdin=b"ping")
         self.assertEqual((status, out), (2, ""))
 
+    async def test_a_line_that_is_longer_than_the_way_takes_is_status_2_and_what_came_before_is_answered(self) -> None:
+        def answer(sock: socket.socket, request: dict[str, Any]) -> None:
+            given, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            grant(sock, given, message_bytes=1472)
+            with ours:
+                ours.settimeout(DEADLINE_SECONDS)
+                while message := ours.recv(65536):
+                    ours.send(b"answer to " + message)
+
+        self.assertEqual(
+            await self.finished(
+                "--rundir", self.broker(answer), "connect", "--messages", "pong", stdin=b"one\r\n" + b"x" * 1473
+            ),
+            (2, "answer to one\n", "plumb: line 2 has 1473 bytes: a message has at most 1472 here\n"),
+        )
+        self.assertEqual(self.requests, [{"op": "lookup", "service": "pong", "type": "seqpacket"}])
+
     async def test_an_interruption_is_status_130_without_a_traceback(self) -> None:
         def serve(sock: socket.socket) -> None:
             sock.sendall(b"here\n")
