@@ -210,7 +210,7 @@ def lookup_request(
     :raises ValueError: unless there is a service or a uri, and not both.
     """
     if (service is None) == (uri is None):
-        raise ValueError("wanted a service or a uri")
+        raise ValueError("wanted a service or a uri" + ("" if uri is None else ", not both"))
     request: dict[str, Any] = {"op": "lookup"}
     if type is not None:
         request["type"] = type

@@ -138,7 +138,7 @@ class Results(RunningTestCase):
         self.assertEqual(await self.run_in_loop(work), b"cba")
 
     async def test_a_service_and_an_address_are_one_too_many_and_none_is_one_too_few(self) -> None:
-        for service, uri in ((None, None), ("pong", "tcp://h")):
+        for service, uri, more in ((None, None, b""), ("pong", "tcp://h", b", not both")):
 
             async def work(service: str | None = service, uri: str | None = uri) -> bytes:
                 try:
@@ -147,7 +147,7 @@ class Results(RunningTestCase):
                     return str(e).encode()
                 return b""
 
-            self.assertEqual(await self.run_in_loop(work), b"wanted a service or a uri")
+            self.assertEqual(await self.run_in_loop(work), b"wanted a service or a uri" + more)
 
     async def test_the_loop_goes_on_while_the_broker_decides(self) -> None:
         rundir = self.folder()

@@ -76,8 +76,10 @@ def parse_forwarding(text: str) -> Forwarding:
         address = ipaddress.ip_address(host)
     except ValueError:
         address = None
-    if not (equals and target and address and number.isascii() and number.isdecimal() and int(number) <= 65535):
+    if not (equals and target and address and number.isascii() and number.isdecimal()):
         raise ForwardError(f"{text}: wanted [ADDRESS:]PORT=SERVICE|URI, such as 53=resolver")
+    if len(number.lstrip("0")) > 5 or int(number) > 65535:
+        raise ForwardError(f"{text}: wanted a port from 0 to 65535, such as 53=resolver")
     return Forwarding(str(address), int(number), target)
 
 

@@ -48,6 +48,12 @@ class Parsed(SynchronousTestCase):
             parse_forwarding(text)
         self.assertIn("such as 53=resolver", str(caught.exception))
 
+    @each(("65536",), ("99999",), ("9" * 5000,))
+    def test_of_a_port_that_there_is_not_the_range_is_told(self, number: str) -> None:
+        with self.assertRaises(ForwardError) as caught:
+            parse_forwarding(f"{number}=x")
+        self.assertEqual(str(caught.exception), f"{number}=x: wanted a port from 0 to 65535, such as 53=resolver")
+
     def test_it_is_shown_with_its_address(self) -> None:
         self.assertEqual(str(Forwarding("::1", 53, "x")), "udp [::1]:53 leads to x")
 
