@@ -36,6 +36,14 @@ class Queues(ChildTestCase):
         right.close()
         self.assertEqual(kernel.unsent_bytes(left.fileno()), 0)
 
+    async def test_an_acknowledgement_of_a_tcp_peer_s_kernel_is_heard(self) -> None:
+        near, far = self.tcp_pair()
+        near.send(b"x")
+        far.recv(1)
+        await until(lambda: kernel.unsent_bytes(near.fileno()) == 0)
+        self.assertLess(kernel.unheard_seconds(near), 20.0)
+        self.assertGreaterEqual(kernel.unheard_seconds(near), 0.0)
+
     def test_unread_counts_what_lies_in_the_receive_queue(self) -> None:
         left, right = self.pair()
         left.sendall(b"12345")

@@ -45,6 +45,8 @@ class Hosts(SynchronousTestCase):
         ("ipc.example.com.", ("ipc.example.com",)),
         ("ipc.example.com:8443", ("ipc.example.com",)),
         ("ipc.example.com:8443", ("ipc.example.com:8443",)),
+        ("ipc.example.com", ("ipc.example.com:443",)),
+        ("ipc.example.com", ("ipc.example.com:8443", "ipc.example.com:80")),
     )
     def test_these_are_answered(self, host: str, hosts: tuple[str, ...]) -> None:
         check_host(asking(host=host), settings(*hosts))
@@ -104,6 +106,13 @@ class Origins(SynchronousTestCase):
     )
     def test_this_one_may_not(self, origin: str, host: str, encrypted: bool, *origins: str) -> None:
         self.assertEqual(self.assertRaises(HttpError, self.check, origin, host, encrypted, *origins).status, 403)
+
+    def test_a_host_with_its_usual_port_is_its_own_page_s_and_not_the_other_scheme_s(self) -> None:
+        held = settings("ipc.example.com:443")
+        place = check_host(asking(host="ipc.example.com"), held)
+        own, other = (asking(host="ipc.example.com", origin=f"{one}://ipc.example.com") for one in ("https", "http"))
+        self.assertTrue(check_origin(own, place, held, encrypted=True))
+        self.assertRaises(HttpError, check_origin, other, place, held, encrypted=False)
 
     def test_none_is_no_browser_and_two_are_a_mistake(self) -> None:
         held = settings()

@@ -159,6 +159,8 @@ class FromService(SynchronousTestCase):
             data = encode(framing, Message(bytes(LIMIT + 1)))
             self.assertRaises(FramingError, self.outward(framing).frames, data[:100])
         self.assertRaises(FramingError, self.outward(Framing.RAW, packets=True).frames, bytes(LIMIT + 1))
+        cut = self.outward(Framing.RAW).frames(bytes(2 * LIMIT + 1))
+        self.assertEqual(cut, 2 * frame(FIN | BINARY, bytes(LIMIT)) + frame(FIN | BINARY, bytes(1)))
 
     @given(st.lists(st.binary(max_size=300), max_size=10), st.integers(1, 400), st.sampled_from(FRAMED))
     @PROPERTY

@@ -8,7 +8,7 @@ import socket
 from twisted.trial.unittest import SynchronousTestCase
 
 from plumberd.effects.poll import IN, OUT
-from plumberd.effects.pumps import NOTHING, Broken, Untranslatable
+from plumberd.effects.pumps import NOTHING, Broken
 from plumberd.effects.ws_line import PlainLine
 from plumberd.effects.ws_pumps import RandomMasks, Session, Untold, WsReader, WsWriter
 from plumberd.framing import Framing, Message, encode
@@ -19,6 +19,7 @@ from plumberd.pure.ws_frames import (
     HEADS,
     PING,
     PONG,
+    TOO_BIG,
     Closing,
     FrameDecoder,
     close_payload,
@@ -135,7 +136,9 @@ class Reading(PumpTestCase):
         while not self.reader.holds:
             self.reader.fill()
             self.reader.wants(self.reader.source, IN)
-        self.assertRaises(Untranslatable, self.reader.empty)
+        with self.assertRaises(Untold) as caught:
+            self.reader.empty()
+        self.assertEqual(caught.exception.code, TOO_BIG)
 
 
 class OfPackets(PumpTestCase):

@@ -8,12 +8,13 @@ from typing import Any
 
 from twisted.internet.task import Clock
 
+from plumberd.effects import kernel
 from plumberd.effects.pipes import PipePool
 from plumberd.effects.poll import Poll
 from plumberd.effects.relay import Relay
 from plumberd.effects.ws_line import PlainLine
 from plumberd.effects.ws_pumps import Session, WsReader, WsWriter
-from plumberd.effects.ws_relay import CLOSE_SECONDS, DRAIN_SECONDS, PING_SECONDS, Lives, WsRelay
+from plumberd.effects.ws_relay import CLOSE_SECONDS, DRAIN_SECONDS, LOST_SECONDS, PING_SECONDS, Lives, WsRelay
 from plumberd.framing import Framing
 from plumberd.pure.ws_frames import BINARY, CLOSE, FIN, PING, PONG, Form, FrameDecoder, close_payload, frame
 from plumberd.pure.ws_messages import Inward, Outward, Subprotocol, form_of
@@ -121,6 +122,19 @@ class Crowded(RelayTestCase):
         self.assertEqual(await in_thread(read_exactly, self.peer, 2), b"\x89\x00")
         self.assertEqual(self.ended, [])
 
+    async def test_who_does_not_read_may_take_its_time_as_long_as_its_kernel_is_heard_of(self) -> None:
+        unheard = [LOST_SECONDS - 1]
+        self.patch(kernel, "unheard_seconds", lambda sock: unheard[0])
+        await self.crowd()
+        for _ in range(10):
+            self.clock.advance(PING_SECONDS)
+        await self.turn()
+        self.assertEqual(self.ended, [])
+        unheard[0] = LOST_SECONDS + 1
+        self.clock.advance(PING_SECONDS)
+        await until(lambda: self.ended)
+        self.assertEqual(self.ended, ["silent"])
+
     async def test_a_ping_of_who_reads_slowly_takes_no_turn_of_what_waits(self) -> None:
         sent, first = await self.crowd(), b""
         while self.writer.holds:  # there is room for what waits, and not enough yet for the poll to tell of
@@ -182,6 +196,12 @@ class AfterTheUsual(RelayTestCase):
         self.assertEqual(await in_thread(read_all, self.service), b"last")
         wanted = frame(FIN | CLOSE, close_payload(1002, "a client's frame without mask"))
         self.assertEqual(await in_thread(read_exactly, self.peer, len(wanted)), wanted)
+
+    async def test_a_mistake_ends_the_connection_behind_our_close(self) -> None:
+        await self.echo()
+        self.peer.sendall(frame(FIN | BINARY, b"unmasked"))
+        said = frame(FIN | CLOSE, close_payload(1002, "a client's frame without mask"))
+        self.assertEqual(await in_thread(read_all, self.peer), said)  # nobody waits for the client's Close
 
     async def test_a_ping_is_answered(self) -> None:
         await self.echo()

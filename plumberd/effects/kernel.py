@@ -24,6 +24,9 @@ F_SETPIPE_SZ = 1031
 SPLICE_F_MOVE = 1
 SPLICE_F_NONBLOCK = 2
 
+_LAST_ACK_AT = 56
+"""Where tcpi_last_ack_recv stands, in milliseconds (struct tcp_info, linux/tcp.h)."""
+
 _FORCES = {socket.SO_SNDBUF: 32, socket.SO_RCVBUF: 33}
 """SO_SNDBUFFORCE and SO_RCVBUFFORCE, socket(7): the same beyond the system's limit, with CAP_NET_ADMIN."""
 
@@ -76,6 +79,12 @@ def unread_bytes(fd: int) -> int:
     buffer = bytearray(4)
     fcntl.ioctl(fd, termios.FIONREAD, buffer)
     return int(_INT.unpack(buffer)[0])
+
+
+def unheard_seconds(sock: socket.socket) -> float:
+    """Return since when nothing was acknowledged on a TCP connection, not even that there is no room (TCP_INFO)."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_ACK_AT + _INT.size)
+    return float(_INT.unpack_from(info, _LAST_ACK_AT)[0]) / 1000
 
 
 def take_descriptors(sock: socket.socket, *, wanted: bool) -> None:

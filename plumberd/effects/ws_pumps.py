@@ -13,7 +13,7 @@ from collections import deque
 
 from plumberd.effects import kernel
 from plumberd.effects.poll import OUT
-from plumberd.effects.pumps import NOTHING, PACKET_BYTES, Broken, Pump, Untranslatable, grow
+from plumberd.effects.pumps import NOTHING, PACKET_BYTES, Broken, Pump, grow
 from plumberd.effects.ws_line import READ_BYTES, Line
 from plumberd.framing import FramingError
 from plumberd.pure.ws_frames import (
@@ -24,6 +24,7 @@ from plumberd.pure.ws_frames import (
     PONG,
     PROTOCOL_ERROR,
     SERVICE_DIED,
+    TOO_BIG,
     Closing,
     Frame,
     FrameDecoder,
@@ -222,6 +223,13 @@ class WsWriter(Pump):
         self.empty()
         return not self.holds
 
+    def end_line(self) -> None:
+        """Say that nothing more comes, behind a Close.
+
+        :raises OSError: the sink is broken.
+        """
+        self._line.end()
+
     def wants(self, sock: socket.socket, events: int) -> bool:
         """See :meth:`Pump.wants`."""
         if sock is self.source:
@@ -354,7 +362,7 @@ class WsReader(Pump):
                 break
             except OSError as e:
                 if e.errno == errno.EMSGSIZE:
-                    raise Untranslatable(f"a message of {len(piece)} bytes does not fit into a packet") from None
+                    raise Untold(TOO_BIG, f"a message of {len(piece)} bytes does not fit into a packet") from None
                 raise
             self.moved += count
             moved = True

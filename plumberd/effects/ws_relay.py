@@ -22,6 +22,7 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from plumberd.effects import kernel
 from plumberd.effects.deadline import Deadlines
 from plumberd.effects.pipes import PipePool
 from plumberd.effects.poll import IN, OUT, Poll
@@ -45,9 +46,9 @@ _USUAL = IN | OUT
 _PEERS_FAULTS = (PROTOCOL_ERROR, BAD_DATA, TOO_BIG)
 """Of these ends the far side is told why: it has broken the rules, and can mend that."""
 
-_TCP_USER_TIMEOUT = 18
-_UNTAKEN_MS = 60_000
-"""What was sent and has not arrived for so long breaks the connection (tcp(7))."""
+LOST_SECONDS = 300.0
+"""Where something is to be taken, and the far side's kernel has said nothing for so long, not even that there is
+no room, it is lost. Who has no room is asked every two minutes at least (TCP_RTO_MAX), and may take its time."""
 
 
 class WsRelay(Relay):
@@ -76,9 +77,6 @@ class WsRelay(Relay):
 
     def start(self, hold_seconds: float = 0) -> None:
         """See :meth:`Relay.start`."""
-        if self._left.family != socket.AF_UNIX:
-            with contextlib.suppress(OSError):
-                self._left.setsockopt(socket.IPPROTO_TCP, _TCP_USER_TIMEOUT, _UNTAKEN_MS)
         self._lives.add(self)
         super().start(hold_seconds)
 
@@ -87,12 +85,21 @@ class WsRelay(Relay):
         session = self._session
         if session.alive:
             session.alive = session.asked = False
+        elif self._is_lost():
+            self._fault = self._fault or "silent"
+            self.close_now()
         elif not session.asked:
             with contextlib.suppress(OSError):  # the poll tells of it as well
                 session.asked = self._writer.ping()  # without room it is asked the next time
-        elif not self._has_unsent(self._left):  # else TCP finds out by itself
+        elif not self._has_unsent(self._left):  # else TCP goes on asking
             self._fault = self._fault or "silent"
             self.close_now()
+
+    def _is_lost(self) -> bool:
+        left = self._left
+        if left.family == socket.AF_UNIX or not self._has_unsent(left):
+            return False
+        return kernel.unheard_seconds(left) > LOST_SECONDS
 
     def close_now(self) -> None:
         """Wait for nobody any more."""
@@ -167,6 +174,13 @@ class WsRelay(Relay):
             self.fail(e.code, str(e))
         return False
 
+    def _empty(self, pump: Pump) -> bool:
+        try:
+            return super()._empty(pump)
+        except Untold as e:
+            self.fail(e.code, str(e))
+        return False
+
     def _pass_end(self, pump: Pump) -> None:
         session = self._session
         if pump is self._writer:
@@ -182,6 +196,10 @@ class WsRelay(Relay):
             return
         if pump is self._writer:
             self._lives.wait_for_close(self)
+            if session.reason and pump.finished:
+                # It has broken the rules, and nothing of it is understood any more: this ends it (RFC 6455, 7.1.7).
+                with contextlib.suppress(OSError):
+                    self._writer.end_line()
         elif not self._writer.finished:
             self._lives.wait_for_service(self)
 

@@ -116,6 +116,7 @@ class Outward:
         "_framing",
         "_is_counted",
         "_is_plain",
+        "_is_stream",
         "_left",
         "_limit",
         "_masks",
@@ -147,6 +148,7 @@ class Outward:
         """
         self._framing = framing
         self._packets = packets or framing is Framing.RAW
+        self._is_stream = framing is Framing.RAW and not packets
         self._limit = limit_bytes
         self._text = text
         self._masks = masks
@@ -180,6 +182,8 @@ class Outward:
             length -= _LENGTH.size
             if 0 <= length <= min(self._limit, _LARGE) and data.startswith(_LENGTH.pack(length)):
                 return _head(length) + data[_LENGTH.size :]
+        if self._is_stream and length > self._limit:  # bytes: where a message ends means nothing
+            return b"".join(self._one(data[at : at + self._limit]) for at in range(0, length, self._limit))
         if self._packets:
             return self._one(decode_packet(self._framing, data).payload)
         out: list[bytes | memoryview] = []

@@ -1,6 +1,5 @@
 /*
- * Services behind a plumberd, for pages and for programs that have a WebSocket.
- *
+ * Services behind a plumberd, for pages and for programs that have a WebSocket:
  *     import { connect } from "/-/plumb.js";
  *     for await (const message of await connect("/pong", { token, text: true })) console.log(message);
  */
@@ -16,7 +15,6 @@ const FINAL_CODES = [1002, 1003, 1007, 1008, 1009, 1010];
 const PASSING = { true: ["unknown-service"], false: ["unknown-service", "denied"] }; // by: has a token
 
 const NoSocket = function () { throw new Error("no WebSocket here: pass { WebSocket } of the package ws") };
-
 /** Why there is no connection: a word for programs, a reason for people; `code` is the close code, if it was open. */
 export class PlumbError extends Error {
   constructor(word, reason, code) {
@@ -52,7 +50,9 @@ class Connection {
     this.#options = { protocol: "ipc", WebSocket: globalThis.WebSocket ?? NoSocket, ...options };
     this.#backOff = options.reconnect ? { ...BACK_OFF, ...options.reconnect } : { ...BACK_OFF, tries: 0 };
     this.closed = new Promise((resolve) => (this.#tellClosed = resolve));
-    options.signal?.addEventListener("abort", () => this.close(), { once: true });
+    const abort = () => this.close();
+    options.signal?.addEventListener("abort", abort, { once: true });
+    this.closed.then(() => options.signal?.removeEventListener("abort", abort));
     this.#live(() => opened(this)).then((error) => failed(options.signal?.aborted ? options.signal.reason : error));
   }
 

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { createServer } from "node:http";
-import { once } from "node:events";
+import { getEventListeners, once } from "node:events";
 import { test } from "node:test";
 import WebSocket, { WebSocketServer } from "ws";
 import { connect, PlumbError, QUEUE_BYTES, QUEUE_MESSAGES, SEND_BYTES } from "../../plumberd/web/plumb.js";
@@ -288,8 +288,18 @@ test("a signal ends a try, a wait, and a connection", async (t) => {
   });
   await assert.rejects(failing, { name: "AbortError" });
   const open = new AbortController();
+  const first = await connect(url, { WebSocket, signal: open.signal });
+  await first.close();
+  assert.equal(getEventListeners(open.signal, "abort").length, 0); // what is over is not kept
   const pong = await connect(url, { WebSocket, signal: open.signal });
   open.abort();
   assert.equal((await pong.closed).code, 1000);
   assert.equal((await pong.next()).done, true);
+});
+
+test("without a WebSocket it says what to pass", async (t) => {
+  const kept = globalThis.WebSocket;
+  t.after(() => (globalThis.WebSocket = kept));
+  globalThis.WebSocket = undefined;
+  await assert.rejects(connect("ws://127.0.0.1:1/pong"), { word: "bad-request", message: /package ws/ });
 });
