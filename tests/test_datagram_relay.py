@@ -186,6 +186,15 @@ class Ended(RelayTestCase):
         self.turn()
         self.assertEqual((self.far.sent, self.far.told, self.ended), ([b"last"], ["start", "close"], ["closed"]))
 
+    def test_what_it_sent_before_it_closed_with_something_unread_goes_too(self) -> None:
+        program = self.relay()
+        self.made.received([b"unread"])
+        for message in (b"one", b"two"):
+            program.send(message)
+        program.close()
+        self.turn()
+        self.assertEqual((self.far.sent, self.ended), ([b"one", b"two"], ["broken: Connection reset by peer"]))
+
     def test_a_datagram_socket_s_owner_that_has_gone_is_noticed_with_the_next_message(self) -> None:
         program = self.relay(SocketType.DGRAM)
         program.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from unittest import mock
 
 from plumberd.effects.messages import (
     MESSAGE_BYTES,
@@ -82,6 +83,35 @@ class Read(EndTestCase):
         program.shutdown(socket.SHUT_WR)
         self.assertEqual(end.read(16), [b"last"])
         self.assertTrue(end.ended)
+
+    @each(
+        ("packets", SEQPACKET, "raw", [b"one", b"two"]),
+        ("frames", STREAM, "libipc-zig", [b"\0\0\0\3one", b"\0\0\0\3two"]),
+        ("nothing", SEQPACKET, "raw", []),
+    )
+    def test_who_closes_with_something_unread_is_broken_behind_its_last_message(
+        self, _: str, kind: SocketType, framing: str, sent: list[bytes]
+    ) -> None:
+        end, program = self.end(kind, framing)
+        end.write([b"unread"])
+        for piece in sent:
+            program.send(piece)
+        program.close()
+        got: list[bytes] = []
+        with self.assertRaises(ConnectionResetError):
+            while True:
+                self.assertFalse(end.ended)
+                got += end.read(16)
+        self.assertEqual((got, end.ended), ([b"one", b"two"] if sent else [], True))
+
+    def test_of_a_reset_without_an_end_it_is_broken_all_the_same(self) -> None:
+        end, _ = self.end(SEQPACKET)
+        end.sock.close()
+        told: list[bytes | OSError] = [ConnectionResetError(), b"one", BlockingIOError(), BlockingIOError()]
+        end.sock = mock.Mock(type=socket.SOCK_SEQPACKET, recv=mock.Mock(side_effect=told))
+        self.assertEqual((end.read(16), end.was_emptied), ([b"one"], False))
+        with self.assertRaises(ConnectionResetError):
+            end.read(16)
 
     @each(
         ("a_packet_that_is_no_message", SEQPACKET, "libipc-2019", b"x"),

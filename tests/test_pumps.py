@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from typing import Any, cast
+from unittest import mock
 
 from plumberd.effects.pipes import PipePool
 from plumberd.effects.pumps import (
@@ -209,6 +210,47 @@ class Translated(PumpTestCase):
             got += sink.recv(1 << 20)
             self.run_dry(pump)
         self.assertTrue(got == 10 * piece)
+
+
+class Reset(PumpTestCase):
+    """A program that closes with something unread: of packets the kernel tells that before what is queued."""
+
+    def test_what_it_sent_before_comes_first(self) -> None:
+        (source, a), (sink, b) = self.packets(), self.stream()
+        pump = Packets(a, b)
+        a.send(b"unread")
+        for payload in (b"one", b"two"):
+            source.send(payload)
+        source.close()
+        with self.assertRaises(ConnectionResetError):
+            self.run_dry(pump)
+        self.assertEqual(sink.recv(100), b"onetwo")
+        with self.assertRaises(ConnectionResetError):
+            pump.fill()
+
+    def test_one_that_closes_while_the_pump_looks_loses_nothing(self) -> None:
+        (source, a), (sink, b) = self.packets(), self.stream()
+        pump = Packets(a, b)
+        a.send(b"unread")
+        source.send(b"one")
+        calls = mock.Mock(wraps=a)
+
+        def look(*args: Any) -> int:
+            length = a.recv_into(*args)
+            source.close()
+            return length
+
+        calls.recv_into.side_effect = look
+        pump.source = calls
+        with self.assertRaises(ConnectionResetError):
+            self.run_dry(pump)
+        self.assertEqual(sink.recv(100), b"one")
+
+    def test_without_an_end_behind_it_it_is_broken_all_the_same(self) -> None:
+        pump = Packets(self.packets()[1], self.stream()[1])
+        pump.source = mock.Mock(recv_into=mock.Mock(side_effect=[ConnectionResetError(), BlockingIOError()]))
+        with self.assertRaises(ConnectionResetError):
+            pump.fill()
 
 
 class Framed(PumpTestCase):

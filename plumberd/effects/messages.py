@@ -7,6 +7,7 @@ needs to know nothing of how they look on the program's socket.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections import deque
 
@@ -117,7 +118,7 @@ class MessageEnd:
         self._in_part = self._is_uncut = False
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
-        self.ended = self.was_emptied = False
+        self.ended = self.was_emptied = self._was_reset = False
         self.dropped = 0
 
     @property
@@ -131,7 +132,7 @@ class MessageEnd:
         One read may bring thousands of short ones: the rest of them is for the next time.
 
         :raises FramingError: what came makes no message.
-        :raises OSError: the socket is broken.
+        :raises OSError: the socket is broken; everything before that has been read.
         """
         messages: list[bytes] = []
         receive, cutter = self.sock.recv, self._cutter
@@ -154,6 +155,16 @@ class MessageEnd:
                     messages.append(decode_packet(self._framing, data).payload)
         except BlockingIOError:
             self.was_emptied = True
+        except ConnectionResetError:
+            if self._was_reset and not messages:
+                raise
+            # It has closed with something unread. Of packets that is told first, once, and what is queued behind it.
+            self._was_reset = True
+            return messages or self.read(most)
+        if self._was_reset and (self.ended or self.was_emptied):
+            self.ended, self.was_emptied = not messages, False  # with messages, it is told the next time
+            if self.ended:
+                raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
         return messages
 
     def write(self, messages: list[bytes]) -> None:

@@ -246,10 +246,26 @@ class Packets(_Copying):
     def __init__(self, source: socket.socket, sink: socket.socket) -> None:
         super().__init__(source, sink)
         self._peeked = bytearray(1)
+        self._was_reset = False
         if sink.type == socket.SOCK_SEQPACKET:
             grow(sink)
 
     def _read(self) -> int:
+        if not self._was_reset:
+            try:
+                return self._take()
+            except ConnectionResetError:
+                # Of packets the kernel tells that first, once, and gives what is queued behind it.
+                self._was_reset = True
+        try:
+            count = self._take()
+        except BlockingIOError:
+            count = 0
+        if not count:
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        return count
+
+    def _take(self) -> int:
         # The length of the first packet, whatever comes behind it or meanwhile: what does not fit
         # into the read that takes it would be lost.
         length = self.source.recv_into(self._peeked, 1, _PEEK)

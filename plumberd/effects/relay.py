@@ -211,7 +211,8 @@ class Relay:
             if e.errno in _EXHAUSTED:
                 self._give_up(f"no descriptors for a pipe: {e.strerror}")
                 return False
-            # The kernel gives what is queued before it tells the error, so this is the end.
+            # Of streams the kernel gives what is queued before it tells the error, and of packets the pump sees to it:
+            # this is the end.
             self._broken(pump.source, _how(e))
             count = 0
         if count == 0:
