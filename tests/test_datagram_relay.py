@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable
+from unittest import mock
 
 from twisted.internet.task import Clock
 
+from plumberd.effects import datagram_relay
 from plumberd.effects.datagram_relay import BATCH, DRAIN_SECONDS, DatagramRelay, Far
 from plumberd.effects.messages import MessageEnd, message_pair
 from plumberd.effects.poll import Poll
@@ -162,6 +164,91 @@ class Carried(RelayTestCase):
         self.relay()
         self.made.received([b""])
         self.assertEqual([self.made.counts.dropped, self.made.counts.dropped], [1, 1])
+
+
+class Gone(RelayTestCase):
+    """A program that takes no more: what it sent before goes, and nothing is written to it any more."""
+
+    @each((SocketType.STREAM, "libipc-zig", b"\0\0\0\4last"), (SocketType.SEQPACKET, "raw", b"last"))
+    def test_what_it_sent_goes_where_something_for_it_comes_first(
+        self, kind: SocketType, framing: str, last: bytes
+    ) -> None:
+        program = self.relay(kind, framing)
+        program.send(last)
+        program.close()
+        self.made.received([b"too late"])
+        self.assertEqual((self.far.sent, self.far.told[-1], self.ended), ([b"last"], "close", ["closed by left"]))
+
+    def test_what_it_sent_goes_where_something_for_it_waits(self) -> None:
+        program = self.relay(SocketType.STREAM, "libipc-zig")
+        while self.made.has_room:
+            self.made.received([bytes(60000)])
+        self.turn()
+        program.send(b"\0\0\0\4last")
+        program.close()
+        self.turn()
+        self.assertEqual((self.far.sent, self.ended), ([b"last"], ["closed by left"]))
+
+    @each((SocketType.SEQPACKET,), (SocketType.DGRAM,))
+    def test_a_far_side_without_room_is_waited_for(self, kind: SocketType) -> None:
+        program = self.relay(kind)
+        self.far.room = 1
+        for message in (b"one", b"two", b"three"):
+            program.send(message)
+        self.turn()
+        program.close()
+        with mock.patch.object(self.made._near, "write", wraps=self.made._near.write) as write:
+            for _ in range(3):
+                self.made.received([b"too late"])
+                self.turn()
+            self.made.far_ended()
+        self.assertEqual((write.call_count, self.far.sent, self.ended), (1, [b"one"], []))
+        self.far.room = 100
+        self.made.resume()
+        self.assertEqual((self.far.sent, self.ended), ([b"one", b"two", b"three"], ["closed by left; 2 dropped"]))
+
+    def test_nor_for_ever(self) -> None:
+        program = self.relay()
+        self.far.room = 0
+        program.send(b"last")
+        program.close()
+        for _ in range(4):
+            self.made.received([b"too late"])
+            self.clock.advance(IDLE / 4)
+        self.assertEqual(self.ended, ["idle for 60 seconds; 3 dropped"])
+
+    def test_more_than_goes_in_a_turn_goes_in_several(self) -> None:
+        self.patch(datagram_relay, "A_TURN", 1)
+        self.patch(datagram_relay, "BATCH", 2)
+        program = self.relay()
+        for number in range(5):
+            program.send(bytes((number,)))
+        program.close()
+        self.made.received([b"too late"])
+        self.assertEqual((self.far.sent, self.ended), ([b"\0", b"\1"], []))
+        self.made.received([b"too late"])
+        self.turn()
+        self.assertEqual((len(self.far.sent), self.ended), (5, ["closed by left; 1 dropped"]))
+
+    def test_one_that_had_sent_all_before_is_over_at_once(self) -> None:
+        program = self.relay()
+        program.shutdown(socket.SHUT_WR)
+        self.turn()
+        program.close()
+        self.made.received([b"too late"])
+        self.assertEqual((self.far.told, self.ended), (["start", "end", "close"], ["closed by left"]))
+
+    def test_what_waits_for_room_goes_though_the_far_side_sends_no_more(self) -> None:
+        program = self.relay()
+        self.far.room = 0
+        program.send(b"last")
+        program.shutdown(socket.SHUT_WR)
+        self.turn()
+        self.made.far_ended()
+        self.assertEqual(self.ended, [])
+        self.far.room = 1
+        self.made.resume()
+        self.assertEqual((self.far.sent, self.ended), ([b"last"], ["closed"]))
 
 
 class Ended(RelayTestCase):

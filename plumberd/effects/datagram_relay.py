@@ -5,7 +5,7 @@ What holds:
 - Nothing is sent again, put in order or fragmented. What is too long for the path
   is not sent, and counted; so is what a program was too slow to read.
 - A program that sends faster than the network takes is slowed.
-- A program that sends no more can still receive; when it has closed, it is over.
+- A program that sends no more can still receive; when it has closed, and what it sent before has gone, it is over.
 - Where nothing went either way for the idle time, it is over. A service that goes on sending does not keep
   the session of a caller who is gone: on the called side only what comes from the caller counts.
 """
@@ -113,7 +113,7 @@ class DatagramRelay:
         self._too_large = too_large
         self._pending: list[bytes] = []
         self._again = False
-        self._hung_up = self._waits_for_room = False
+        self._hung_up = self._is_deaf = self._waits_for_room = False
         self._told_end = False
         self._far_ended = False
         self._closing = ""
@@ -178,6 +178,9 @@ class DatagramRelay:
         """These have come, in this order."""
         if self._closing or self._far_ended or self._done is None:
             return
+        if self._is_deaf:
+            self.far.counts.dropped += len(messages)
+            return
         self.is_here()
         if self._active - self._said >= self._idle_seconds / _HERE_PARTS:
             self._said = self._active
@@ -186,7 +189,7 @@ class DatagramRelay:
         try:
             self._near.write(messages)
         except OSError:
-            self._finish("closed by left", tell=True)
+            self._left()
             return
         if not self._near.holds:
             if len(messages) == 1:
@@ -242,7 +245,7 @@ class DatagramRelay:
         try:
             self._near.flush()
         except OSError:
-            self._finish("closed by left", tell=True)
+            self._left()
             return
         if self._near.holds:
             return
@@ -254,6 +257,18 @@ class DatagramRelay:
             self._pass_end()
         else:
             self.far.read_on()
+
+    def _left(self) -> None:
+        """The program takes no more; what it sent before it went still goes, and then it is over.
+
+        (What lies in a datagram socket the kernel throws away when a write finds nobody there.)
+        """
+        self._is_deaf = True
+        self._near.forget()
+        if self._closing:
+            self._finish("closed by left", tell=True)
+        else:
+            self._from_near()
 
     def _from_near(self) -> None:
         """Move what the program has sent, as far as its turn lasts."""
@@ -290,8 +305,11 @@ class DatagramRelay:
             return
         except OSError as e:
             if self._done is not None:
-                self._finish(_how(e), tell=True)
+                has_left = self._is_deaf and e.errno == errno.ECONNRESET  # with something unread
+                self._finish("closed by left" if has_left else _how(e), tell=True)
             return
+        if self._is_deaf:
+            self._finish("closed by left", tell=True)
         if self._done is None or not self._near.ended:
             return
         if self._hung_up or self._far_ended:
@@ -312,7 +330,7 @@ class DatagramRelay:
     def _pass_end(self) -> None:
         if self._near.holds:
             return  # with the last of it
-        if self._near.ended:
+        if self._near.ended and not self._pending:
             self._finish("closed", tell=True)
         else:
             self._near.pass_end()

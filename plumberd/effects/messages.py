@@ -251,9 +251,13 @@ class MessageEnd:
         except OSError:
             return  # it is gone; reading tells
 
-    def close(self) -> None:
-        """Close the socket. Idempotent."""
+    def forget(self) -> None:
+        """Hold nothing any more: nobody takes it."""
         self._queue.clear()
         self._room.give_back(self._queued_bytes)
         self._queued_bytes = 0
+
+    def close(self) -> None:
+        """Close the socket. Idempotent."""
+        self.forget()
         self.sock.close()
