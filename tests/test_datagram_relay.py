@@ -375,10 +375,12 @@ class Ended(RelayTestCase):
         self.turn()
         self.assertTrue(self.ended[0].startswith(ending), self.ended)
 
-    def test_what_makes_no_message_ends_it(self) -> None:
+    def test_what_makes_no_message_ends_it_behind_those_that_came_before(self) -> None:
         program = self.relay(SocketType.SEQPACKET, "libipc-2019")
+        program.send(b"\2\0\0\0\3\0one")
         program.send(b"x")
         self.turn()
+        self.assertEqual(self.far.sent, [b"one"])
         self.assertIn("a packet of 1 bytes", self.ended[0])
 
     def test_what_went_wrong_stands_behind_how_it_ended(self) -> None:

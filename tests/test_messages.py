@@ -76,6 +76,21 @@ class Read(EndTestCase):
             end.read(2)
             end.read(2)
 
+    @each(
+        ("frames", STREAM, "libipc-zig", [b"\0\0\0\3one\0\0\0\3two\xff\xff\xff\xff"]),
+        ("typed_packets", SEQPACKET, "libipc-2019", [b"\2\0\0\0\3\0one", b"\2\0\0\0\3\0two", b"bad"]),
+    )
+    def test_what_stands_in_front_of_a_broken_message_comes_out_first(
+        self, _: str, kind: SocketType, framing: str, sent: list[bytes]
+    ) -> None:
+        end, program = self.end(kind, framing)
+        for piece in sent:
+            program.send(piece)
+        self.assertEqual((end.read(16), end.was_emptied, end.ended), ([b"one", b"two"], False, False))
+        for _again in range(2):
+            with self.assertRaises(FramingError):
+                end.read(16)
+
     @each((STREAM,), (SEQPACKET,))
     def test_the_end_comes_behind_the_last_message(self, kind: SocketType) -> None:
         end, program = self.end(kind)

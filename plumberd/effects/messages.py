@@ -12,7 +12,7 @@ import socket
 from collections import deque
 
 from plumberd.effects import kernel
-from plumberd.framing import FrameCutter, Framing, Message, decode_packet, encode
+from plumberd.framing import FrameCutter, Framing, FramingError, Message, decode_packet, encode
 from plumberd.pure.shape import Shape, SocketType
 
 READ_BYTES = 65536
@@ -116,6 +116,7 @@ class MessageEnd:
         self._one_by_one = self._is_stream and (framed or self._bare)
         self._tells_empty = not self._bare or sock.type == socket.SOCK_DGRAM
         self._in_part = self._is_uncut = False
+        self._fault = ""
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
         self.ended = self.was_emptied = self._was_reset = False
@@ -131,9 +132,11 @@ class MessageEnd:
 
         One read may bring thousands of short ones: the rest of them is for the next time.
 
-        :raises FramingError: what came makes no message.
+        :raises FramingError: what came makes no message; everything before that has been read.
         :raises OSError: the socket is broken; everything before that has been read.
         """
+        if self._fault:
+            raise FramingError(self._fault)
         messages: list[bytes] = []
         receive, cutter = self.sock.recv, self._cutter
         self.was_emptied = False
@@ -155,6 +158,10 @@ class MessageEnd:
                     messages.append(decode_packet(self._framing, data).payload)
         except BlockingIOError:
             self.was_emptied = True
+        except FramingError as e:
+            self._fault = str(e)
+            if not messages:
+                raise
         except ConnectionResetError:
             if self._was_reset and not messages:
                 raise
