@@ -19,6 +19,7 @@ from plumberd.framing import Framing
 from plumberd.pure.ws_frames import BINARY, CLOSE, FIN, PING, PONG, Form, FrameDecoder, close_payload, frame
 from plumberd.pure.ws_messages import Inward, Outward, Subprotocol, form_of
 from tests.support import DEADLINE_SECONDS, CleanTestCase, in_thread, read_all, read_exactly, real_reactor, until
+from tests.tables import each
 
 MASK = b"abcd"
 
@@ -229,6 +230,18 @@ class AfterTheUsual(RelayTestCase):
 
 
 class Ends(RelayTestCase):
+    @each(("in_order", 1000, "", "closed"), ("of_its_own", 4001, "go away\x1b[2J", "closed with 4001 go away?[2J"))
+    async def test_the_log_tells_with_what_the_far_side_has_closed(
+        self, _: str, code: int, reason: str, ending: str
+    ) -> None:
+        self.peer.sendall(frame(FIN | CLOSE, close_payload(code, reason), MASK))
+        self.assertEqual(await in_thread(read_all, self.service), b"")
+        self.service.close()
+        await in_thread(read_all, self.peer)
+        self.peer.close()
+        await until(lambda: self.ended)
+        self.assertEqual(self.ended, [ending])
+
     async def test_the_far_side_s_close_is_waited_for_and_not_for_ever(self) -> None:
         self.service.close()
         self.assertEqual(await in_thread(read_exactly, self.peer, 4), b"\x88\x02\x03\xe8")

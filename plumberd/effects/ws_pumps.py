@@ -361,7 +361,7 @@ class WsReader(Pump):
             except BlockingIOError:
                 break
             except OSError as e:
-                if e.errno == errno.EMSGSIZE:
+                if e.errno in (errno.EMSGSIZE, errno.ENOBUFS):  # than the buffer, or than the kernel makes any
                     raise Untold(TOO_BIG, f"a message of {len(piece)} bytes does not fit into a packet") from None
                 raise
             self.moved += count

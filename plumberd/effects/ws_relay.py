@@ -29,6 +29,7 @@ from plumberd.effects.poll import IN, OUT, Poll
 from plumberd.effects.pumps import Pump
 from plumberd.effects.relay import Relay
 from plumberd.effects.ws_pumps import Session, Untold, WsReader, WsWriter
+from plumberd.pure.refusals import printable
 from plumberd.pure.ws_frames import BAD_DATA, GOING_AWAY, NO_CODE, NORMAL, PROTOCOL_ERROR, SERVICE_DIED, TOO_BIG
 
 CLOSE_SECONDS = 5.0
@@ -233,7 +234,10 @@ class WsRelay(Relay):
             session.code = GOING_AWAY if ending == "aborted" else SERVICE_DIED
             with contextlib.suppress(OSError):
                 self._writer.pass_end()
-        is_orderly = session.said is not None or session.heard is not None
+        heard = session.heard
+        if ending == "closed" and heard is not None and heard.code not in (NORMAL, GOING_AWAY, NO_CODE):
+            ending = f"closed with {heard.code} {printable(heard.reason.encode())}".rstrip()
+        is_orderly = session.said is not None or heard is not None
         super()._close(ending, reset=reset and not is_orderly)
 
 
