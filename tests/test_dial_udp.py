@@ -6,6 +6,9 @@ import ipaddress
 import socket
 from typing import Any
 
+from twisted.internet.task import Clock
+
+from plumberd.effects import dial_udp
 from plumberd.effects.dial_udp import Connected, UdpDial
 from plumberd.effects.poll import Poll
 from plumberd.effects.udp import new_socket
@@ -13,7 +16,7 @@ from plumberd.pure.refusals import Refusal, Refused
 from tests.children import needs_root
 from tests.datagram_peer import take
 from tests.ports import free_port
-from tests.support import DEADLINE_SECONDS, CleanTestCase, in_thread, real_reactor, until
+from tests.support import DEADLINE_SECONDS, CleanTestCase, Readers, in_thread, real_reactor, until
 from tests.tables import each
 
 HERE, HERE6 = ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")
@@ -199,3 +202,60 @@ class With(DialTestCase):
         self.dial(HERE, port=port, service="pong")
         self.assertNotIsInstance(await self.result(), Refused)
         await taking
+
+
+class Flooded(DialTestCase):
+    """Who answers with more than is read in a turn."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(dial_udp, "A_TURN", 2)
+        self.clock = Clock()
+        self.rounds = Poll(Readers(), self.clock)  # type: ignore[arg-type]
+        self.addCleanup(self.rounds.close)
+        self.asked, port = self.server()
+        dial = UdpDial(self.rounds, self.clock, [HERE], port, "pong", None, self.results.append)
+        self.addCleanup(dial.cancel)
+        dial.start()
+        hello, where = self.asked.recvfrom(200)
+        self.asked.connect(where)
+        self.nonce = hello[2:10]
+
+    def test_others_have_their_turn_in_between(self) -> None:
+        for datagram in (*[b"flood"] * 5, b"\1\5" + self.nonce + b"busy"):
+            self.asked.send(datagram)
+        seen: list[int] = []
+        self.rounds.turn()
+        for _ in range(2):
+            self.rounds.again(lambda: seen.append(len(self.results)))
+            self.clock.advance(0)
+        self.assertEqual(seen, [0, 1])
+
+    def test_however_often_there_is_more_it_goes_on_once(self) -> None:
+        for _ in range(3):
+            for _ in range(3):
+                self.asked.send(b"flood")
+            self.rounds.turn()
+        self.assertEqual(len(self.rounds._again), 1)
+
+    def test_what_comes_behind_the_session_s_name_is_left(self) -> None:
+        for _ in range(2):
+            self.asked.send(b"flood")
+        self.rounds.turn()
+        self.asked.send(b"\1\4" + self.nonce + b"session!")
+        self.asked.send(b"the session's")
+        self.rounds.turn()
+        self.clock.advance(0)
+        ((sock, _, session),) = self.results  # type: ignore[misc]
+        self.addCleanup(sock.close)
+        self.assertEqual((session, sock.recv(100)), (b"session!", b"the session's"))
+
+    def test_what_was_given_up_meanwhile_is_not_read(self) -> None:
+        for _ in range(3):
+            self.asked.send(b"flood")
+        self.rounds.turn()
+        self.asked.send(b"\1\5" + self.nonce + b"busy")
+        self.rounds.turn()
+        self.assertEqual(len(self.results), 1)
+        self.clock.advance(0)
+        self.assertEqual(len(self.results), 1)

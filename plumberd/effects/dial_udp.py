@@ -33,6 +33,9 @@ _SELF_TRIES = 8
 
 _ANSWER_BYTES = 512
 
+A_TURN = 64
+"""Datagrams before others have their turn: who is asked, and whoever has guessed the port, may send a flood."""
+
 
 class UdpDial:
     """One connection being made.
@@ -174,7 +177,9 @@ class _Attempt:
         self.sock = sock
         self.address = address
         self._call = call
+        self._again = False
         self._timer: IDelayedCall | None = None
+        """There is always one while it is under way."""
 
     def start(self) -> None:
         self._dial.poll.watch(self.sock.fileno(), self._ready)
@@ -202,7 +207,7 @@ class _Attempt:
 
     def _ready(self, events: int) -> None:
         try:
-            while True:
+            for _ in range(A_TURN):
                 datagram = self.sock.recv(_ANSWER_BYTES)
                 if not self._call.receive(datagram):
                     continue
@@ -212,12 +217,20 @@ class _Attempt:
                 self._send()
                 if self.sock.fileno() < 0:
                     return
+            if not self._again:
+                self._again = True
+                self._dial.poll.again(self._read_on)
         except BlockingIOError:
             return
         except SaidNo as e:
             self._dial.refused(self, e)
         except OSError as e:
             self._dial.failed(self, e)
+
+    def _read_on(self) -> None:
+        self._again = False
+        if self._timer is not None:
+            self._ready(0)
 
     def _stop_timer(self) -> None:
         timer, self._timer = self._timer, None
