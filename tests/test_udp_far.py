@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from typing import Any
@@ -146,6 +147,20 @@ class OfASession(FarTestCase):
         self.assertEqual(await in_thread(self.program.recv, 100), b"last")
         self.assertEqual(await in_thread(self.program.recv, 100), b"")
         self.assertEqual((await self.end(), self.relay.counts), ("closed; 2 lost", Counts(received=1, lost=2)))
+
+    async def test_what_an_interface_s_full_queue_does_not_take_is_dropped_and_the_rest_goes(self) -> None:
+        send, full = self.far._sender.send, [OSError(errno.ENOBUFS, "No buffer space available")] * 2
+
+        def fails_twice(datagrams: list[bytes]) -> int:
+            if full:
+                raise full.pop()
+            return send(datagrams)
+
+        self.patch(self.far._sender, "send", fails_twice)
+        for message in (b"one", b"two"):
+            self.program.send(message)
+        self.assertEqual(await in_thread(self.peer.receive), b"two")
+        self.assertEqual((self.relay.counts, self.ended), (Counts(sent=1, dropped=1), []))
 
     async def test_that_nobody_listens_is_believed_to_who_quotes_the_session(self) -> None:
         self.server.close()

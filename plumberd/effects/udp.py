@@ -71,8 +71,11 @@ def send_buffer(sock: socket.socket, wanted_bytes: int) -> int:
 GONE = (errno.ECONNREFUSED, errno.EHOSTUNREACH)
 """What ICMP says of a datagram that nobody takes: no such port, no such machine."""
 
-SOFT = (*GONE, errno.ENETUNREACH, errno.EPROTO, errno.ENOPROTOOPT, errno.EACCES, errno.EOPNOTSUPP)
-"""What a call may raise because of an earlier datagram, to wherever, once; it has nothing to do with its own."""
+SOFT = (*GONE, errno.ENETUNREACH, errno.EPROTO, errno.ENOPROTOOPT, errno.EACCES, errno.EOPNOTSUPP, errno.ENOBUFS)
+"""What a call may raise because of an earlier datagram, to wherever, once; it has nothing to do with its own.
+
+And ENOBUFS, of an interface whose queue is full: it costs this one. The kernel tells it to who hears errors alone.
+"""
 
 
 @dataclass(frozen=True)
