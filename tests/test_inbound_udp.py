@@ -5,13 +5,18 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+from typing import Any
+from unittest import mock
 
 from plumberd.effects import datagram_relay
 from plumberd.effects.udp import Sender
 from plumberd.framing import Message, decode_packet, encode
+from plumberd.pure.datagrams import HEADER_BYTES, Session
 from plumberd.pure.proxy_header import header
+from plumberd.wiring.inbound import inbound_udp
+from plumberd.wiring.inbound.inbound_udp import SessionFar, Source
 from plumberd.wiring.service import PlumberdService
-from tests.support import in_thread, read_all, read_exactly, until
+from tests.support import CleanTestCase, in_thread, no_descriptors, read_all, read_exactly, until
 from tests.tables import each
 from tests.test_udpd import UdpdTestCase
 
@@ -148,3 +153,35 @@ class Sizes(UdpdTestCase):
         peer = await self.call(far)
         got = [await in_thread(peer.receive) for _ in range(150)]
         self.assertEqual(got, [number.to_bytes(4, "big") for number in range(150)])
+
+
+class Limit(CleanTestCase):
+    """How long a caller's messages may be."""
+
+    def far_side(self, *address: object) -> SessionFar:
+        shared, caller = mock.Mock(), mock.Mock(source=Source(address))
+        shared.sender_to.return_value = mock.Mock(blocked=False, send=len)
+        far = SessionFar(shared, caller, Session(b"session!"))
+        far.relay = mock.Mock()
+        return far
+
+    def test_it_is_asked_with_the_interface(self) -> None:
+        asked: list[tuple[object, ...]] = []
+
+        def limit_to(address: tuple[object, ...]) -> int:
+            asked.append(address)
+            return 1000
+
+        self.patch(inbound_udp, "limit_to", limit_to)
+        self.assertEqual(self.far_side("fe80::1%near", 9, 0, 7).limit_bytes, 1000 - HEADER_BYTES)
+        self.assertEqual(asked, [("fe80::1%near", 9, 0, 7)])
+
+    def test_where_there_were_no_descriptors_it_is_asked_again_for_a_message_that_is_longer(self) -> None:
+        with no_descriptors():
+            far = self.far_side("127.0.0.1", 9)
+            self.assertEqual((far.send([bytes(1000), b"x"]), far.limit_bytes), (2, 512 - HEADER_BYTES))
+        relay: Any = far.relay
+        relay.too_large.assert_called_once_with(1000, 512 - HEADER_BYTES)
+        self.assertEqual((far.send([b"x"]), far.limit_bytes), (1, 512 - HEADER_BYTES))
+        self.assertEqual((far.send([bytes(1000)]), far.limit_bytes), (1, 65507 - HEADER_BYTES))
+        self.assertEqual((relay.too_large.call_count, far.counts.sent), (1, 3))

@@ -46,7 +46,7 @@ class Limits(UdpTestCase):
     def test_it_is_what_loopback_takes(self, host: str, limit: int) -> None:
         near, far = self.connection(host)
         self.assertEqual(limit_of(near), limit)
-        self.assertEqual(limit_to(ipaddress.ip_address(host), far.getsockname()[1]), limit)
+        self.assertEqual(limit_to(far.getsockname()), limit)
         self.assertEqual(near.send(bytes(limit)), limit)
         self.assertEqual(len(far.recv(70000)), limit)
         with self.assertRaises(OSError) as caught:
@@ -56,10 +56,10 @@ class Limits(UdpTestCase):
     @needs_root
     def test_on_a_narrower_interface_it_is_smaller_and_nothing_is_fragmented(self) -> None:
         script = (
-            "import ipaddress, errno, subprocess; from plumberd.effects.udp import *\n"
+            "import errno, subprocess; from plumberd.effects.udp import *\n"
             "for words in ('link set lo up mtu 1500', 'addr add 2001:db8::1/128 dev lo'):\n"
             "    subprocess.run(['ip', *words.split()], check=True)\n"
-            "print(limit_to(ipaddress.ip_address('127.0.0.1'), 9), limit_to(ipaddress.ip_address('2001:db8::1'), 9))\n"
+            "print(limit_to(('127.0.0.1', 9)), limit_to(('2001:db8::1', 9, 0, 0)))\n"
             "sock = new_socket(socket.AF_INET); sock.connect(('127.0.0.1', 9)); sock.send(bytes(1472))\n"
             "try: sock.send(bytes(1473))\n"
             "except OSError as e: print(errno.errorcode[e.errno])\n"
@@ -68,6 +68,20 @@ class Limits(UdpTestCase):
             ["unshare", "--net", sys.executable, "-c", script], capture_output=True, text=True, timeout=20
         )
         self.assertEqual(said.stdout.split(), ["1472", "1452", "EMSGSIZE"], said.stderr)
+
+    @needs_root
+    def test_of_a_link_local_address_it_is_its_interface_s(self) -> None:
+        script = (
+            "import subprocess; from plumberd.effects.udp import *\n"
+            "for words in ('link add name near type veth peer name far', 'link set near mtu 1400 up',\n"
+            "              'link set far up', 'addr add fe80::1/64 dev near nodad'):\n"
+            "    subprocess.run(['ip', *words.split()], check=True)\n"
+            "print(limit_to(('fe80::2', 9, 0, socket.if_nametoindex('near'))))\n"
+        )
+        said = subprocess.run(
+            ["unshare", "--net", sys.executable, "-c", script], capture_output=True, text=True, timeout=20
+        )
+        self.assertEqual(said.stdout.split(), ["1352"], said.stderr)
 
     def test_what_the_kernel_does_not_tell_is_what_every_path_takes(self) -> None:
         with new_socket(socket.AF_INET) as sock:  # connected to nothing

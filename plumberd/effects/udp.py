@@ -125,14 +125,15 @@ def limit_of(sock: socket.socket) -> int:
     return min(mtu - _HEADERS_BYTES[socket.AddressFamily(sock.family)], DATAGRAM_BYTES)
 
 
-def limit_to(address: IPAddress, port: int) -> int:
+def limit_to(address: tuple[object, ...]) -> int:
     """Return the same for who sends to many places through one socket: by a connection that sends nothing.
 
+    :param address: as a socket tells it: with the interface, where it means nothing without.
     :raises OSError: there is no way there, or there are no descriptors.
     """
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    family = socket.AF_INET if len(address) == 2 else socket.AF_INET6
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.connect((str(address), port))
+        sock.connect(address)
         return limit_of(sock)
 
 

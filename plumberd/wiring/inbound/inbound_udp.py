@@ -27,6 +27,9 @@ QUEUE_BYTES = 65536
 
 A tenth of what the kernel holds besides."""
 
+_LEAST_BYTES = 512
+"""What every path takes."""
+
 
 class Shared(Protocol):
     """The socket that datagrams come in by."""
@@ -198,7 +201,8 @@ class SessionFar(Far):
         self._taken: list[bytes] = []
         self._is_closed = False
         self.counts = session.counts
-        self._limit = self._path_limit()
+        self._limit = 0
+        self._was_told = self._ask_limit()
 
     @property
     def limit_bytes(self) -> int:
@@ -231,6 +235,8 @@ class SessionFar(Far):
             left = messages[done:] if done else messages
             fitting = next((at for at, one in enumerate(left) if len(one) > self._limit), len(left))
             if not fitting:
+                if not self._was_told and self._ask_limit():
+                    continue
                 relay.too_large(len(left[0]), self._limit)
                 done += 1
                 continue
@@ -245,7 +251,7 @@ class SessionFar(Far):
                     done += has_failed
                     has_failed = not has_failed
                     continue
-                self._limit = self._path_limit()  # the path has become narrower
+                self._ask_limit()  # the path has become narrower
                 relay.too_large(len(left[0]), min(self._limit, len(left[0])))
                 done += 1
                 continue
@@ -274,10 +280,11 @@ class SessionFar(Far):
                 self._shared.reply(self._caller.source, self._session.close())
             self._shared.forget(self._caller)
 
-    def _path_limit(self) -> int:
-        who = self._caller.who
-        assert who.address is not None
+    def _ask_limit(self) -> bool:
+        """Ask how long messages may be; tell whether it was told. Else it is asked again for one that is longer."""
         try:
-            return limit_to(who.address, who.port) - HEADER_BYTES
-        except OSError:
-            return 512 - HEADER_BYTES  # what every path takes
+            limit, self._was_told = limit_to(self._caller.source.address), True
+        except OSError:  # no descriptors, say
+            limit, self._was_told = _LEAST_BYTES, False
+        self._limit = limit - HEADER_BYTES
+        return self._was_told
