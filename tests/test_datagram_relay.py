@@ -13,7 +13,9 @@ from plumberd.effects import datagram_relay
 from plumberd.effects.datagram_relay import BATCH, DRAIN_SECONDS, DatagramRelay, Far
 from plumberd.effects.messages import MessageEnd, message_pair
 from plumberd.effects.poll import Poll
+from plumberd.pure.datagrams import Counts, Session
 from plumberd.pure.shape import Shape, SocketType
+from tests.datagram_peer import END
 from tests.support import CleanTestCase, Readers
 from tests.tables import each
 
@@ -301,7 +303,36 @@ class Ended(RelayTestCase):
         self.made.received([b"too late"])
         program.close()
         self.turn()
-        self.assertEqual(self.ended, ["closed"])
+        self.assertEqual(self.ended, ["closed; 1 dropped"])
+
+    @each(
+        ("in_one_reading", [(b"one", 0), (END, 2), (b"late", 1)]),
+        ("in_several", [(b"one", 0)], [(END, 2)], [(b"late", 1)]),
+    )
+    def test_what_the_far_side_s_end_has_overtaken_is_dropped_and_counted(
+        self, _: str, *readings: list[tuple[bytes, int]]
+    ) -> None:
+        program, session = self.relay(), Session(b"session!")
+        self.far.counts = session.counts
+        for reading in readings:
+            self.made.heard(session, [self.datagram(*one) for one in reading])
+        self.assertEqual([program.recv(9), program.recv(9)], [b"one", b""])
+        self.assertEqual(self.made.counts, Counts(received=2, reordered=1, dropped=1))
+
+    @staticmethod
+    def datagram(message: bytes, number: int) -> bytes:
+        """Return the far side's, with a message or END."""
+        if message == END:
+            return END + b"session!" + number.to_bytes(4, "big")
+        return b"\1\6session!" + number.to_bytes(4, "big") + message
+
+    def test_what_comes_behind_a_close_is_too(self) -> None:
+        self.relay(SocketType.STREAM)
+        self.made.received([b"one", b"two"])
+        self.made.far_closed("closed")
+        self.made.received([b"late"])
+        self.clock.advance(DRAIN_SECONDS)
+        self.assertEqual(self.ended, ["closed; 1 dropped"])
 
     def test_what_was_sent_before_a_close_is_read_first(self) -> None:
         program = self.relay(SocketType.STREAM)

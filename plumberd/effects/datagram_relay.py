@@ -176,9 +176,9 @@ class DatagramRelay:
 
     def received(self, messages: list[bytes]) -> None:
         """These have come, in this order."""
-        if self._closing or self._far_ended or self._done is None:
+        if self._done is None:
             return
-        if self._is_deaf:
+        if self._closing or self._far_ended or self._is_deaf:  # the end has overtaken them, or nobody takes them
             self.far.counts.dropped += len(messages)
             return
         self.is_here()

@@ -169,7 +169,8 @@ class Counts:
     :ivar lost: that never came, as far as later ones tell.
     :ivar repeated: that came more than once; they are delivered each time.
     :ivar reordered: that came behind a later one; they are delivered as they come.
-    :ivar dropped: that came, and whoever reads them was too slow for.
+    :ivar dropped: that came and were not delivered: whoever reads them was too slow, or takes no more, or an END
+        had overtaken them, which was passed on; and those that the kernel refused to send.
     :ivar too_large: that did not fit into a datagram of this path, and were not sent.
     """
 
