@@ -222,7 +222,7 @@ class _Copying(Pump):
         except BlockingIOError:
             return False
         except OSError as e:
-            if e.errno == errno.EMSGSIZE:
+            if e.errno in (errno.EMSGSIZE, errno.ENOBUFS):  # than the buffer, or than the kernel makes any
                 raise Untranslatable(f"a message of {len(piece)} bytes does not fit into a packet") from None
             raise
         self.moved += count
