@@ -205,7 +205,7 @@ class Relay:
         try:
             count = pump.fill()
         except Untranslatable as e:
-            self._give_up(str(e))
+            self._untranslatable(e)
             return False
         except OSError as e:
             if e.errno in _EXHAUSTED:
@@ -223,10 +223,14 @@ class Relay:
         try:
             return pump.empty()
         except Untranslatable as e:
-            self._give_up(str(e))
+            self._untranslatable(e)
         except OSError as e:
             self._broken(pump.sink, _how(e))
         return False
+
+    def _untranslatable(self, error: Untranslatable) -> None:
+        """What came cannot be carried."""
+        self._give_up(str(error))
 
     def _give_up(self, fault: str) -> None:
         """End both directions where they are."""

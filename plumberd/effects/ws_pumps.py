@@ -13,7 +13,7 @@ from collections import deque
 
 from plumberd.effects import kernel
 from plumberd.effects.poll import OUT
-from plumberd.effects.pumps import NOTHING, PACKET_BYTES, Broken, Pump, grow
+from plumberd.effects.pumps import NOTHING, PACKET_BYTES, Broken, Pump, Untranslatable, grow
 from plumberd.effects.ws_line import READ_BYTES, Line
 from plumberd.framing import FramingError
 from plumberd.pure.ws_frames import (
@@ -43,7 +43,7 @@ _SEND = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 _NOW = int(socket.MSG_DONTWAIT)
 
 
-class Untold(Exception):
+class Untold(Untranslatable):
     """The far side broke the protocol, and is to be told so with a Close.
 
     :ivar code: of that Close.

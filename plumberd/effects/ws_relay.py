@@ -26,7 +26,7 @@ from plumberd.effects import kernel
 from plumberd.effects.deadline import Deadlines
 from plumberd.effects.pipes import PipePool
 from plumberd.effects.poll import IN, OUT, Poll
-from plumberd.effects.pumps import Pump
+from plumberd.effects.pumps import Pump, Untranslatable
 from plumberd.effects.relay import Relay
 from plumberd.effects.ws_pumps import Session, Untold, WsReader, WsWriter
 from plumberd.pure.refusals import printable
@@ -168,19 +168,11 @@ class WsRelay(Relay):
         """Whether nothing waits, on either side, for anything but what comes."""
         return not (self._closing or self._held or self._hung_up or self._reader.holds or self._writer.holds)
 
-    def _fill(self, pump: Pump) -> bool:
-        try:
-            return super()._fill(pump)
-        except Untold as e:
-            self.fail(e.code, str(e))
-        return False
-
-    def _empty(self, pump: Pump) -> bool:
-        try:
-            return super()._empty(pump)
-        except Untold as e:
-            self.fail(e.code, str(e))
-        return False
+    def _untranslatable(self, error: Untranslatable) -> None:
+        if isinstance(error, Untold):
+            self.fail(error.code, str(error))
+        else:
+            super()._untranslatable(error)
 
     def _pass_end(self, pump: Pump) -> None:
         session = self._session
