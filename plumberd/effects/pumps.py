@@ -29,7 +29,8 @@ FRAMES = 64
 """So many are cut at once: one read may bring thousands of short ones, each of which is a packet to be sent."""
 
 _SPLICE = kernel.SPLICE_F_MOVE | kernel.SPLICE_F_NONBLOCK
-_PEEK = socket.MSG_PEEK | socket.MSG_TRUNC | socket.MSG_DONTWAIT
+_PEEK = int(socket.MSG_PEEK | socket.MSG_TRUNC | socket.MSG_DONTWAIT)
+_NOW = int(socket.MSG_DONTWAIT)
 _SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 NOTHING = -1
@@ -240,38 +241,56 @@ class _Copying(Pump):
         return moved
 
 
+class PacketTaker:
+    """Takes whole packets off one socket, and tells of a reset behind them; it owns nothing.
+
+    Of packets the kernel tells a reset first, once, and gives what is queued behind it.
+    """
+
+    def __init__(self) -> None:
+        self._peeked = bytearray(1)
+        self._was_reset = False
+
+    def take(self, sock: socket.socket) -> bytes:
+        """Return the next packet of *sock*, whole; empty at the end.
+
+        :raises BlockingIOError: there is none.
+        :raises ConnectionResetError: there is none any more: who sent them has closed with something unread.
+        :raises Untranslatable: it is too long.
+        """
+        if not self._was_reset:
+            try:
+                return self._next(sock)
+            except ConnectionResetError:
+                self._was_reset = True
+        try:
+            data = self._next(sock)
+        except BlockingIOError:
+            data = b""
+        if not data:
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        return data
+
+    def _next(self, sock: socket.socket) -> bytes:
+        # The length of the first packet, whatever comes behind it or meanwhile: what does not fit
+        # into the read that takes it would be lost.
+        length = sock.recv_into(self._peeked, 1, _PEEK)
+        if length > PACKET_BYTES:
+            raise Untranslatable(f"a packet of {length} bytes: at most {PACKET_BYTES} are carried")
+        return sock.recv(max(length, 1), _NOW)
+
+
 class Packets(_Copying):
     """Each packet as it is: to a stream one behind the other, for a message looks the same in both."""
 
     def __init__(self, source: socket.socket, sink: socket.socket) -> None:
         super().__init__(source, sink)
-        self._peeked = bytearray(1)
-        self._was_reset = False
+        self._packets = PacketTaker()
         if sink.type == socket.SOCK_SEQPACKET:
             grow(sink)
 
     def _read(self) -> int:
-        if not self._was_reset:
-            try:
-                return self._take()
-            except ConnectionResetError:
-                # Of packets the kernel tells that first, once, and gives what is queued behind it.
-                self._was_reset = True
-        try:
-            count = self._take()
-        except BlockingIOError:
-            count = 0
-        if not count:
-            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-        return count
-
-    def _take(self) -> int:
-        # The length of the first packet, whatever comes behind it or meanwhile: what does not fit
-        # into the read that takes it would be lost.
-        length = self.source.recv_into(self._peeked, 1, _PEEK)
-        if length > PACKET_BYTES:
-            raise Untranslatable(f"a packet of {length} bytes: at most {PACKET_BYTES} are carried")
-        data = self.source.recv(max(length, 1), socket.MSG_DONTWAIT)
+        data = self._packets.take(self.source)
         if data:
             self._queue.append(data)
         return len(data)

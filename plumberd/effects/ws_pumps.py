@@ -13,7 +13,7 @@ from collections import deque
 
 from plumberd.effects import kernel
 from plumberd.effects.poll import OUT
-from plumberd.effects.pumps import NOTHING, PACKET_BYTES, Broken, Pump, Untranslatable, grow
+from plumberd.effects.pumps import NOTHING, Broken, PacketTaker, Pump, Untranslatable, grow
 from plumberd.effects.ws_line import READ_BYTES, Line
 from plumberd.framing import FramingError
 from plumberd.pure.ws_frames import (
@@ -38,7 +38,6 @@ from plumberd.pure.ws_messages import Inward, Masks, Outward
 _MASKS_BYTES = 256
 """So many random bytes are asked for at once: each is a system call."""
 
-_PEEK = int(socket.MSG_PEEK | socket.MSG_TRUNC | socket.MSG_DONTWAIT)
 _SEND = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 _NOW = int(socket.MSG_DONTWAIT)
 
@@ -118,10 +117,8 @@ class WsWriter(Pump):
         self._session = session
         self._unsent = b""
         self._pong: bytes | None = None
-        self._packets = source.type == socket.SOCK_SEQPACKET
-        self._peeked = bytearray(1) if self._packets else b""
+        self._packets = PacketTaker() if source.type == socket.SOCK_SEQPACKET else None
         self._closing = False
-        self._reset: OSError | None = None
 
     @property
     def holds(self) -> bool:
@@ -161,22 +158,12 @@ class WsWriter(Pump):
         if self._outward.is_full:
             return self._take(b"")
         try:
-            if self._packets:
-                try:
-                    length = self.source.recv_into(self._peeked, 1, _PEEK)
-                except ConnectionResetError as e:
-                    self._reset = e  # of packets told first, once, and what is queued behind it
-                    length = self.source.recv_into(self._peeked, 1, _PEEK)
-                if length > PACKET_BYTES:
-                    raise self._unfit(f"a packet of {length} bytes: at most {PACKET_BYTES} are carried")
-                data = self.source.recv(max(length, 1), _NOW)
-            else:
-                data = self.source.recv(READ_BYTES, _NOW)
+            data = self.source.recv(READ_BYTES, _NOW) if self._packets is None else self._packets.take(self.source)
         except BlockingIOError:
             return NOTHING
+        except Untranslatable as e:
+            raise self._unfit(str(e)) from None
         if not data:
-            if self._reset is not None:
-                raise self._reset
             if self._outward.pending:
                 raise self._unfit("the service ended in the middle of a message")
             return 0

@@ -154,9 +154,11 @@ def check_host(request: HttpRequest, settings: WebSettings) -> Place:
     except WebError:
         raise HttpError(HTTPStatus.FORBIDDEN, "the Host of the request is none") from None
     for one in settings.hosts or _LOOPBACK_PLACES:
-        if one.host == place.host and one.port in (None, place.port):
+        if one.host != place.host:
+            continue
+        if one.port in (None, place.port):
             return place
-        if one.host == place.host and place.port is None and one.port in _PORTS.values():
+        if place.port is None and one.port in _PORTS.values():
             return one  # a browser leaves the usual port out; the scheme of its Origin tells which it is
     raise HttpError(HTTPStatus.FORBIDDEN, f"the Host {place} is none of web.hosts")
 
