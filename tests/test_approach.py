@@ -14,7 +14,7 @@ from plumberd.pure.limits import Limits
 from plumberd.pure.modes import Mode
 from plumberd.pure.policy.route import ALTERNATIVES, Routes
 from plumberd.pure.refusals import Refusal, Refused
-from plumberd.wiring.dialing import reach
+from plumberd.wiring.dialing import served
 from plumberd.wiring.service import PlumberdService
 from tests.ports import free_port
 from tests.running import RunningTestCase, echo, leading_first
@@ -233,7 +233,7 @@ class Answers(ApproachTestCase):
         await self.wait_until_idle(service)
 
     async def test_a_scheme_that_nothing_carries(self) -> None:
-        self.patch(reach, "SERVED", ("tcp", "unix"))
+        self.patch(served, "SERVED", ("tcp", "unix"))
         service = self.run_with("tls://127.0.0.1:1", self.server("b"))
         self.assertEqual(((await self.look_up(service))["error"], self.asked), ("not-possible", []))
 

@@ -12,7 +12,7 @@ from typing import Any
 from plumberd.pure.limits import Limits
 from plumberd.pure.modes import Mode
 from plumberd.wiring.clients.broker import Broker
-from plumberd.wiring.dialing import reach
+from plumberd.wiring.dialing import served
 from plumberd.wiring.service import PlumberdService
 from tests.ports import free_port
 from tests.running import RunningTestCase, leading
@@ -224,7 +224,7 @@ class Refusals(RunningTestCase):
         return self.check(b"x;x gopher://h/x", "bad-request", "gopher")
 
     def test_a_scheme_that_is_not_served(self) -> Any:
-        self.patch(reach, "SERVED", ("tcp", "unix"))  # all that there are is served
+        self.patch(served, "SERVED", ("tcp", "unix"))  # all that there are is served
         return self.check(b"x;x ws://127.0.0.1/x", "not-possible", "ws")
 
     def test_a_scheme_that_is_not_served_is_told_only_to_those_who_may_use_it(self) -> Any:

@@ -21,7 +21,7 @@ from plumberd.pure.tls import ClientCertificates, TlsSettings
 from plumberd.pure.web_safety import WebSettings, parse_place, parse_proxy
 from plumberd.wiring.config.doubts import MOST, NOTE, TARGETS, WARNING, doubts, surroundings
 from plumberd.wiring.config.settings import Settings, WebListener
-from plumberd.wiring.dialing.reach import SERVED
+from plumberd.wiring.dialing.served import SERVED
 from tests.tables import each
 from tests.test_announce import settings
 

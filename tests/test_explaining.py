@@ -21,7 +21,7 @@ from plumberd.pure.policy.route import Choice, Routes, parse_redirect, parse_rou
 from plumberd.pure.policy.subject import Standing, Subject
 from plumberd.pure.refusals import REASON_BYTES, Refusal, Refused
 from plumberd.wiring.config.settings import Settings
-from plumberd.wiring.dialing import reach
+from plumberd.wiring.dialing import served
 from plumberd.wiring.ops import explaining as module
 from plumberd.wiring.ops.explaining import asked_of, explain_offline, subject_as
 from plumberd.wiring.service import PlumberdService
@@ -225,7 +225,7 @@ class ExplainingTestCase(RunningTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.patch(reach, "SERVED", ("tcp", "tls", "unix"))
+        self.patch(served, "SERVED", ("tcp", "tls", "unix"))
         self.asked: list[int] = []
         self.port = self.serve_tcp(noting(self.asked, 1))
 

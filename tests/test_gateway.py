@@ -24,7 +24,7 @@ from plumberd.pure.policy.decide import DEFAULTS
 from plumberd.pure.policy.direction import Direction
 from plumberd.pure.policy.route import Routes, parse_redirect, parse_route
 from plumberd.pure.refusals import Refusal, Refused
-from plumberd.wiring.dialing import reach
+from plumberd.wiring.dialing import served
 from plumberd.wiring.service import PlumberdService
 from tests.ports import free_port
 from tests.running import echo, leading, leading_first, noting
@@ -416,7 +416,7 @@ class RulesForTheWayOn(GatewayTestCase):
         self.assertEqual((self.outcomes[0].verdict, self.asked), ("denied", []))
 
     async def test_a_scheme_that_nothing_carries_is_refused_like_everything(self) -> None:
-        self.patch(reach, "SERVED", ("tcp", "unix"))
+        self.patch(served, "SERVED", ("tcp", "unix"))
         rules = ("allow in pong any", "allow out pong tls:127.0.0.1:PORT")
         self.assertEqual(await self.outcome(*rules, route="tls://127.0.0.1:PORT"), "not-possible")
 
@@ -710,7 +710,7 @@ class AskedAround(GatewayTestCase):
     """A caller learns nothing from a refusal, whatever is behind it."""
 
     async def test_every_refusal_of_a_gateway_is_the_same_and_takes_equally_long(self) -> None:
-        self.patch(reach, "SERVED", ("tcp", "unix"))
+        self.patch(served, "SERVED", ("tcp", "unix"))
         gone = free_port()
         targets = {
             "loop": "tcp://127.0.0.1:OWN/loop",

@@ -78,7 +78,7 @@ class Configuration(TestTestCase):
         self.assertEqual(self.ran("test", self.file(line), "--config", config)[0], 0)
         self.assertEqual(self.ran("test", self.file(line.replace("granted", "refused")), "--config", config)[0], 1)
         self.assertEqual(self.ran("test", self.file(line + " mode relayed"), "--config", config)[0], 0)
-        with mock.patch("plumberd.wiring.dialing.reach.SERVED", ("tcp", "unix")):
+        with mock.patch("plumberd.wiring.dialing.served.SERVED", ("tcp", "unix")):
             self.assertEqual(self.ran("test", self.file(line), "--config", config)[0], 0)
             self.assertEqual(self.ran("test", self.file(line + " mode relayed"), "--config", config)[0], 1)
 

@@ -32,7 +32,8 @@ from plumberd.wiring.clients.asker import Asker
 from plumberd.wiring.clients.delivery import Handing, prepare
 from plumberd.wiring.core import Core
 from plumberd.wiring.dialing.approach import Approach, guard
-from plumberd.wiring.dialing.reach import CARRY_MESSAGES, Reached, Traveller
+from plumberd.wiring.dialing.reach import Reached, Traveller
+from plumberd.wiring.dialing.served import CARRY_MESSAGES
 
 
 class Places(Protocol):

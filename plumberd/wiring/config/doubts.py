@@ -23,7 +23,7 @@ from plumberd.pure.uri import Uri
 from plumberd.pure.web_safety import UNIX, Network
 from plumberd.wiring.config.settings import Settings
 from plumberd.wiring.config.values import show_time
-from plumberd.wiring.dialing.reach import SERVED
+from plumberd.wiring.dialing.served import SERVED
 
 WARNING, NOTE = "warning: ", "note: "
 """How their lines begin."""

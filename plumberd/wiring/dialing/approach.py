@@ -27,7 +27,8 @@ from plumberd.pure.policy.subject import Standing, Subject
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.uri import IPAddress, Uri
 from plumberd.wiring.core import Core
-from plumberd.wiring.dialing.reach import Reach, Reached, Traveller, carrier_of
+from plumberd.wiring.dialing.reach import Reach, Reached, Traveller
+from plumberd.wiring.dialing.served import carrier_of
 
 GOES_ON = (Refusal.UNREACHABLE, Refusal.TIMEOUT, Refusal.UNKNOWN_SERVICE)
 """What makes room for the next alternative; everything else is an answer, and so is a far side's own no.

@@ -25,7 +25,6 @@ from plumberd.effects.ws_line import Line
 from plumberd.framing import Framing
 from plumberd.pure.carry import carry, carry_messages, carry_tls
 from plumberd.pure.modes import Mode
-from plumberd.pure.policy.peer import Destination
 from plumberd.pure.policy.route import Endpoint
 from plumberd.pure.refusals import Refusal, Refused
 from plumberd.pure.shape import Shape
@@ -34,6 +33,7 @@ from plumberd.wiring.clients.delivery import relay_pair
 from plumberd.wiring.clients.registrations import Offer, Registration, told_of
 from plumberd.wiring.core import Core
 from plumberd.wiring.dialing.endpoint_dial import EndpointDial
+from plumberd.wiring.dialing.served import CARRY_MESSAGES, check_served, scheme_daemon_address
 from plumberd.wiring.dialing.tls_dial import TlsDial
 from plumberd.wiring.dialing.traveller import Reached as Reached
 from plumberd.wiring.dialing.traveller import Traveller as Traveller
@@ -42,53 +42,10 @@ from plumberd.wiring.dialing.udp_carry import UdpCarry
 from plumberd.wiring.dialing.ws_dial import WsDial
 from plumberd.wiring.dialing.ws_ends import carry_outbound, onward
 
-SERVED = ("tcp", "tls", "udp", "ws", "wss", "unix")
-"""The schemes that something here carries; others are ``not-possible``."""
-
-CARRY_MESSAGES = ("udp", "ws", "wss")
-"""Those of them that carry messages: what they reach fits the shape that is asked for."""
-
 
 class _Step(Protocol):
     def start(self) -> None: ...
     def cancel(self) -> None: ...
-
-
-def carrier_of(core: Core | None, target: Uri | Endpoint, addresses: tuple[IPAddress, ...]) -> str:
-    """Return, for people, what else carries the bytes to *target*, so that there is no socket to give away.
-
-    Without a *core*, where nothing runs, there is no other process.
-    """
-    if isinstance(target, Endpoint):
-        return "an administrator's endpoint"
-    if target.scheme in ("tls", *CARRY_MESSAGES) and not (core and core.settings.asks_scheme_daemon(target.scheme)):
-        return target.scheme
-    return "the scheme daemon's process" if core and _for_scheme_daemon(core, target, addresses) else ""
-
-
-def check_served(target: Uri | Endpoint) -> None:
-    """Check that something here carries *target*'s scheme.
-
-    :raises Refused: ``not-possible``.
-    """
-    if isinstance(target, Uri) and target.scheme not in SERVED:
-        raise Refused(Refusal.NOT_POSSIBLE, f"nothing here carries {target.scheme}; served are {', '.join(SERVED)}")
-
-
-def check_leads_away(core: Core, service: str, to: Destination, addresses: tuple[IPAddress, ...]) -> None:
-    """Check that a caller's way does not come back to this process: it would be the next caller, and so on.
-
-    Only a loop through other machines, or one by a name that an endpoint resolves by itself, is not
-    seen here; it ends at the limits.
-
-    :raises Refused: ``not-possible``.
-    """
-    for address in addresses:
-        if to.port is not None and core.is_here(address, to.port):
-            raise Refused(
-                Refusal.NOT_POSSIBLE,
-                f"{service} leads to {to}, where this very process listens; a redirect to another name stays inside",
-            )
 
 
 class Reach:
@@ -144,7 +101,7 @@ class Reach:
             services, who, packets = self._core.services, traveller.who, traveller.shape.packets
             done = self._other_connected
             self._go(UnixDial(self._core.reactor, services, target.service, who, done, packets=packets))
-        elif daemon_address := _for_scheme_daemon(self._core, target, self._addresses):
+        elif daemon_address := scheme_daemon_address(self._core, target, self._addresses):
             self._sock = self._core.services.dial_scheme(target.scheme)
             self._mark("connect")
             if target.scheme in CARRY_MESSAGES:
@@ -391,14 +348,3 @@ class Reach:
         sock, self._sock = self._sock, None
         assert sock is not None
         self._done(Reached(sock, self._address))
-
-
-def _for_scheme_daemon(core: Core, uri: Uri, addresses: tuple[IPAddress, ...]) -> IPAddress | None:
-    """Return the address to tell another process's scheme daemon; what does not fit its one form we dial ourselves."""
-    if not core.settings.asks_scheme_daemon(uri.scheme):
-        return None
-    if uri.scheme != "tcp":
-        return next(iter(addresses), None)
-    if uri.service is None:
-        return None
-    return next((address for address in addresses if address.version == 4), None)

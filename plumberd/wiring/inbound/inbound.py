@@ -35,7 +35,8 @@ from plumberd.pure.who import RemoteWho
 from plumberd.wiring.clients.registrations import Offer, Registration, told_of
 from plumberd.wiring.core import Core
 from plumberd.wiring.dialing.approach import Approach, guard
-from plumberd.wiring.dialing.reach import Reached, Traveller, check_leads_away
+from plumberd.wiring.dialing.reach import Reached, Traveller
+from plumberd.wiring.dialing.served import check_leads_away
 from plumberd.wiring.inbound.proxied import introduce
 from plumberd.wiring.inbound.web_pages import Listening
 

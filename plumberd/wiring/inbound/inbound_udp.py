@@ -18,7 +18,7 @@ from plumberd.pure.refusals import Refusal
 from plumberd.pure.shape import Shape, SocketType
 from plumberd.pure.who import RemoteWho
 from plumberd.wiring.clients.registrations import Registration
-from plumberd.wiring.dialing.reach import CARRY_MESSAGES
+from plumberd.wiring.dialing.served import CARRY_MESSAGES
 from plumberd.wiring.dialing.udp_carry import tell_too_large
 from plumberd.wiring.inbound.inbound import MESSAGE_FRAMING, SERVICE_FRAMING, Callers, Inbound
 

@@ -34,7 +34,8 @@ from plumberd.pure.shape import Shape, SocketType
 from plumberd.pure.uri import IPAddress, Uri
 from plumberd.wiring.core import Core
 from plumberd.wiring.dialing.approach import guard
-from plumberd.wiring.dialing.reach import CARRY_MESSAGES, Reach, Reached, Traveller
+from plumberd.wiring.dialing.reach import Reach, Reached, Traveller
+from plumberd.wiring.dialing.served import CARRY_MESSAGES
 from plumberd.wiring.dialing.udp_carry import Reached as UdpReached
 from plumberd.wiring.dialing.udp_carry import UdpCarry
 

@@ -31,7 +31,7 @@ from plumberd.pure.uri import Uri
 from plumberd.pure.who import LocalWho
 from plumberd.wiring.config.settings import Settings
 from plumberd.wiring.core import Core
-from plumberd.wiring.dialing.reach import CARRY_MESSAGES, carrier_of, check_leads_away, check_served
+from plumberd.wiring.dialing.served import CARRY_MESSAGES, carrier_of, check_leads_away, check_served
 
 CONFINED = "confined"
 """The one word of ``as`` that is no condition of a rule."""
