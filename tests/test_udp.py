@@ -53,6 +53,13 @@ class Limits(UdpTestCase):
             near.send(bytes(limit + 1))
         self.assertEqual(caught.exception.errno, errno.EMSGSIZE)
 
+    def check_apart(self, script: str, *words: str) -> None:
+        """Check what *script* says in a network namespace of its own."""
+        said = subprocess.run(
+            ["unshare", "--net", sys.executable, "-c", script], capture_output=True, text=True, timeout=20
+        )
+        self.assertEqual(said.stdout.split(), [*words], said.stderr)
+
     @needs_root
     def test_on_a_narrower_interface_it_is_smaller_and_nothing_is_fragmented(self) -> None:
         script = (
@@ -64,10 +71,7 @@ class Limits(UdpTestCase):
             "try: sock.send(bytes(1473))\n"
             "except OSError as e: print(errno.errorcode[e.errno])\n"
         )
-        said = subprocess.run(
-            ["unshare", "--net", sys.executable, "-c", script], capture_output=True, text=True, timeout=20
-        )
-        self.assertEqual(said.stdout.split(), ["1472", "1452", "EMSGSIZE"], said.stderr)
+        self.check_apart(script, "1472", "1452", "EMSGSIZE")
 
     @needs_root
     def test_of_a_link_local_address_it_is_its_interface_s(self) -> None:
@@ -78,10 +82,7 @@ class Limits(UdpTestCase):
             "    subprocess.run(['ip', *words.split()], check=True)\n"
             "print(limit_to(('fe80::2', 9, 0, socket.if_nametoindex('near'))))\n"
         )
-        said = subprocess.run(
-            ["unshare", "--net", sys.executable, "-c", script], capture_output=True, text=True, timeout=20
-        )
-        self.assertEqual(said.stdout.split(), ["1352"], said.stderr)
+        self.check_apart(script, "1352")
 
     def test_what_the_kernel_does_not_tell_is_what_every_path_takes(self) -> None:
         with new_socket(socket.AF_INET) as sock:  # connected to nothing
